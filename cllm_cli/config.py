@@ -1,0 +1,209 @@
+"""Every setting of a training run, declared once: name, type, default, range, help.
+
+The flags of `cllm train`, the keys of a TOML file, what a run stores and the table in docs/cli.md all follow from the
+fields of `Settings`. Precedence: preset < TOML file < flags. A field that is None is filled in for the corpus and the
+optimizer at hand before training starts (`cllm_cli.training.resolve`); the result is shown and stored.
+"""
+
+from __future__ import annotations
+
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from cllm_cli.errors import ConfigError, UsageError, nearest
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a field of `Settings` says beside its type and default.
+
+    low and high are inclusive; `above` is an exclusive lower bound; `below` an exclusive upper one. `aliases` are flag
+    names that people bring along from other tools: accepted, hidden from the help.
+    """
+
+    group: str
+    help: str
+    low: float | None = None
+    high: float | None = None
+    above: float | None = None
+    below: float | None = None
+    choices: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+
+    def fault(self, value: Any) -> str:
+        """Why `value` is out of range, or an empty string."""
+        if isinstance(value, float) and value != value:
+            return "must be a number"
+        if self.low is not None and value < self.low:
+            return f"must be at least {self.low:g}"
+        if self.above is not None and value <= self.above:
+            return f"must be greater than {self.above:g}"
+        if self.high is not None and value > self.high:
+            return f"must be at most {self.high:g}"
+        if self.below is not None and value >= self.below:
+            return f"must be less than {self.below:g}"
+        return ""
+
+
+def _setting(default: Any, group: str, help: str, **more: Any) -> Any:
+    return field(default=default, metadata={"setting": Setting(group, help, **more)})
+
+
+MODEL, DATA, LENGTH, OPTIMIZER, REPORT, MACHINE = "Model", "Data", "Length", "Optimizer", "Reporting", "Machine"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of one training run. None means: chosen for the corpus, the model or the optimizer."""
+
+    arch: str = _setting("gpt2", MODEL, "architecture")
+    n_layer: int | None = _setting(None, MODEL, "transformer blocks", low=1)
+    n_head: int | None = _setting(None, MODEL, "attention heads", low=1)
+    n_embd: int | None = _setting(None, MODEL, "width of the residual stream", low=1)
+    n_hidden: int | None = _setting(None, MODEL, "width of the feed-forward layer [4 × n-embd]", low=1)
+    block_size: int | None = _setting(None, MODEL, "tokens in a window, T", low=1)
+    vocab_size: int | None = _setting(None, MODEL, "rows of the embedding [the tokenizer's vocabulary]", low=1)
+    dropout: float | None = _setting(None, MODEL, "share of activations dropped while training", low=0, below=1)
+
+    tokenizer: str = _setting("byte", DATA, "how text becomes tokens: byte or char")
+    val_fraction: float = _setting(
+        0.1, DATA, "share of the text kept for validation", above=0, below=1, aliases=("val-split",)
+    )
+    val: str | None = _setting(None, DATA, "validate on this file instead")
+    batch_size: int | None = _setting(None, DATA, "windows in a micro-batch, B", low=1)
+    grad_accum: int = _setting(1, DATA, "micro-batches in a step", low=1, aliases=("gradient-accumulation-steps",))
+
+    steps: int | None = _setting(None, LENGTH, "optimizer steps", low=1, aliases=("max-iters", "max-steps"))
+    epochs: float | None = _setting(None, LENGTH, "passes over the training text instead of steps", above=0)
+    minutes: float | None = _setting(None, LENGTH, "minutes of training instead of steps", above=0)
+    schedule_steps: int | None = _setting(None, LENGTH, "step at which the schedule ends [where training ends]", low=1)
+    stop_after: int | None = _setting(None, LENGTH, "stop early at this step and leave the schedule alone", low=1)
+
+    optimizer: str = _setting("adamw", OPTIMIZER, "adamw, sgd or adam-embed")
+    lr: float | None = _setting(None, OPTIMIZER, "peak learning rate", above=0, aliases=("learning-rate",))
+    lr_embed: float | None = _setting(None, OPTIMIZER, "peak learning rate of the embeddings", above=0)
+    min_lr: float | None = _setting(None, OPTIMIZER, "learning rate at the schedule's end [lr / 10]", low=0)
+    schedule: str = _setting("cosine", OPTIMIZER, "cosine, linear, constant or wsd")
+    warmup: int | None = _setting(None, OPTIMIZER, "steps of linear warm-up", low=0, aliases=("warmup-steps",))
+    decay_fraction: float = _setting(0.2, OPTIMIZER, "share of the steps that wsd decays in", low=0, high=1)
+    weight_decay: float | None = _setting(None, OPTIMIZER, "decoupled decay of the matrices", low=0)
+    beta1: float = _setting(0.9, OPTIMIZER, "decay of Adam's first moment", low=0, below=1)
+    beta2: float | None = _setting(None, OPTIMIZER, "decay of Adam's second moment", low=0, below=1)
+    eps: float = _setting(1e-8, OPTIMIZER, "Adam's epsilon", above=0)
+    momentum: float = _setting(0.9, OPTIMIZER, "momentum of sgd", low=0, below=1)
+    nesterov: bool = _setting(False, OPTIMIZER, "Nesterov momentum for sgd")
+    grad_clip: float = _setting(
+        1.0, OPTIMIZER, "largest global gradient norm; 0 turns clipping off", low=0, aliases=("max-grad-norm",)
+    )
+
+    eval_every: int | None = _setting(None, REPORT, "steps between evaluations", low=1)
+    eval_batches: int | None = _setting(
+        None, REPORT, "batches in an evaluation while training [about a tenth of the time]", low=1
+    )
+    log_every: int = _setting(10, REPORT, "steps between reported steps", low=1)
+    save_every: int | None = _setting(None, REPORT, "steps between checkpoints, beside those by time", low=1)
+    sample_every: int | None = _setting(None, REPORT, "steps between samples; 0: none [at each evaluation]", low=0)
+
+    seed: int = _setting(1337, MACHINE, "every random choice follows it", low=0, high=2**63 - 1)
+    threads: int | None = _setting(None, MACHINE, "threads; the results do not depend on it [all cores]", low=1)
+
+
+Preset = Mapping[str, Any]
+
+PRESETS: dict[str, Preset] = {
+    "nano": dict(
+        n_layer=4,
+        n_head=4,
+        n_embd=128,
+        block_size=64,
+        batch_size=12,
+        dropout=0.0,
+        steps=2000,
+        lr=1e-3,
+        min_lr=1e-4,
+        warmup=100,
+        beta2=0.99,
+        weight_decay=0.1,
+    ),
+    "reference": dict(n_layer=6, n_head=8, n_embd=512, n_hidden=2048, block_size=256, batch_size=8, dropout=0.0),
+    "gpt2": dict(n_layer=12, n_head=12, n_embd=768, block_size=1024, batch_size=4, dropout=0.0),
+}
+
+
+def setting_of(item: Field[Any]) -> Setting:
+    """The declaration behind a field of `Settings`."""
+    declared: Setting = item.metadata["setting"]
+    return declared
+
+
+def type_of(item: Field[Any]) -> type:
+    """A field's plain type: `int | None` is int."""
+    hint = typing.get_type_hints(Settings)[item.name]
+    if isinstance(hint, types.UnionType):
+        hint = next(part for part in typing.get_args(hint) if part is not type(None))
+    plain: type = hint
+    return plain
+
+
+def flag_of(name: str) -> str:
+    """The flag of a setting: `n_layer` is `--n-layer`."""
+    return "--" + name.replace("_", "-")
+
+
+def make_settings(*layers: Mapping[str, Any]) -> Settings:
+    """Settings from layers of values, the later ones winning; None in a layer says nothing.
+
+    Raises ConfigError for an unknown name or a value of the wrong type, UsageError for one out of range.
+    """
+    known = {item.name: item for item in fields(Settings)}
+    chosen: dict[str, Any] = {}
+    for layer in layers:
+        for given, value in layer.items():
+            name = given.replace("-", "_")
+            if name not in known:
+                raise ConfigError(f"unknown setting '{given}'", nearest(name, known))
+            if value is not None:
+                chosen[name] = _checked(known[name], value)
+    return Settings(**chosen)
+
+
+def _checked(item: Field[Any], value: Any) -> Any:
+    kind = type_of(item)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise ConfigError(f"setting '{item.name}' must be of type {kind.__name__}, not {value!r}")
+    fault = setting_of(item).fault(value) if kind in (int, float) else ""
+    if fault:
+        raise UsageError(f"{flag_of(item.name)} {fault}, not {value}")
+    return value
+
+
+def preset(name: str) -> Preset:
+    """The settings of a preset. Raises ConfigError for an unknown one."""
+    if name not in PRESETS:
+        raise ConfigError(f"unknown preset '{name}'", nearest(name, PRESETS))
+    return PRESETS[name]
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The values of a TOML file, not yet checked. Raises ConfigError where it is missing or no TOML."""
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}", "--config takes a TOML file of settings") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError, ValueError) as error:
+        raise ConfigError(
+            f"{path} is no valid TOML: {error}", "one 'name = value' a line, as in a run's config.toml"
+        ) from error
+
+
+def stated(settings: Settings) -> dict[str, Any]:
+    """The settings that have a value, in order of declaration: what config.toml and the start record hold."""
+    return {item.name: value for item in fields(settings) if (value := getattr(settings, item.name)) is not None}

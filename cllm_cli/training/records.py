@@ -1,0 +1,129 @@
+"""What a training run reports: plain records, yielded by `training.loop` and consumed by console, JSON lines and plots.
+
+Losses are means in nats a token; `ms` runs from one step's start to the next, everything included.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar
+
+
+@dataclass(frozen=True)
+class Record:
+    """`event` names the record in JSON lines; a record whose event is empty is for the screen alone."""
+
+    event: ClassVar[str] = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"event": self.event, **asdict(self)}
+
+
+@dataclass(frozen=True)
+class Start(Record):
+    """Before the first step. memory_bytes: params, grads, optimizer, activations, total, as planned."""
+
+    event: ClassVar[str] = "start"
+    params: int
+    train_tokens: int
+    val_tokens: int
+    memory_bytes: dict[str, int]
+    config: dict[str, Any]
+    run: str
+    step: int = 0
+    steps: int = 0
+    version: str = ""
+
+
+@dataclass(frozen=True)
+class Notice(Record):
+    """Something that the user should know and need not act on."""
+
+    event: ClassVar[str] = "notice"
+    message: str
+
+
+@dataclass(frozen=True)
+class Compiling(Record):
+    """Progress while kernels are compiled or loaded: `done` of `total` are ready, `kernel` is next."""
+
+    kernel: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Compiled(Record):
+    event: ClassVar[str] = "compile"
+    seconds: float
+    kernels: int = 0
+
+
+@dataclass(frozen=True)
+class Step(Record):
+    """One optimizer step. grad_norm is the global norm before clipping; `seconds_left` an estimate, None while unknown."""
+
+    event: ClassVar[str] = "step"
+    step: int
+    loss: float
+    lr: float
+    grad_norm: float
+    tokens_per_s: float
+    ms: float
+    epoch: float = 0.0
+    steps: int = 0
+    seconds_left: float | None = None
+
+
+@dataclass(frozen=True)
+class Evaluating(Record):
+    """Progress within an evaluation."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Evaluation(Record):
+    """`best` says that the validation loss is the lowest so far; `train_loss` is the mean since the last evaluation."""
+
+    event: ClassVar[str] = "eval"
+    step: int
+    train_loss: float | None
+    val_loss: float
+    bits_per_byte: float
+    perplexity: float
+    accuracy: float = 0.0
+    tokens: int = 0
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class Sample(Record):
+    event: ClassVar[str] = "sample"
+    step: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Checkpointed(Record):
+    """Yielded only after the checkpoint is durable."""
+
+    event: ClassVar[str] = "checkpoint"
+    step: int
+    path: str
+
+
+@dataclass(frozen=True)
+class End(Record):
+    """The last record. `stopped`: steps, epochs, minutes, stop-after or interrupt."""
+
+    event: ClassVar[str] = "end"
+    step: int
+    val_loss: float | None
+    best_val_loss: float | None
+    seconds: float
+    stopped: str
+    bits_per_byte: float | None = None
+    run: str = ""
+    memory_bytes: dict[str, int] = field(default_factory=dict)
