@@ -1,0 +1,149 @@
+"""How kernels are compiled: the only place with JIT flags, and the cache of compiled kernels.
+
+`kernel` marks a function that a program calls, `inner` one that kernels call. `twin` gives an intrinsic the plain Python
+function that stands in for it when the JIT is off (NUMBA_DISABLE_JIT=1).
+
+The cache. Numba's own on-disk cache stamps a kernel with the file it stands in and does not notice an edit in another file
+that it calls. Here each kernel module has a folder named by a hash of its own source, of every module of this package that
+it imports, of Numba's version and of the CPU: a stale kernel cannot be found, and one edit does not recompile the rest.
+A cached kernel is code that will run, so the folder is private to the user and ignored when others can write to it.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import llvmlite
+import llvmlite.binding as llvm
+import numba
+from numba.core.caching import _CacheLocator
+
+# Reordering, contraction and approximate division are wanted; nnan and ninf are not: a NaN must survive to be seen.
+FASTMATH = {"contract", "reassoc", "arcp", "nsz", "afn"}
+FLAGS: dict[str, Any] = {"fastmath": FASTMATH, "error_model": "numpy", "nogil": True}
+
+PACKAGE = Path(__file__).parent.parent
+JIT_OFF = bool(numba.config.DISABLE_JIT)
+
+
+def cpu_features() -> frozenset[str]:
+    """The LLVM names of what the target CPU can do, honouring NUMBA_CPU_FEATURES."""
+    if numba.config.CPU_FEATURES is not None:
+        names = numba.config.CPU_FEATURES.split(",")
+        return frozenset(name[1:] for name in names if name.startswith("+"))
+    return frozenset(name for name, there in llvm.get_host_cpu_features().items() if there)
+
+
+@functools.cache
+def cache_root() -> Path | None:
+    """The folder of compiled kernels, or None where there is none that is safe to use: then each process compiles anew."""
+    chosen = os.environ.get("CLLM_CACHE_DIR")
+    try:
+        if chosen:
+            root = Path(chosen)
+        else:
+            root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cllm"
+        root = root / "kernels"
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = root.stat()
+    except (OSError, RuntimeError):
+        return None
+    private = status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    return root if private and os.access(root, os.W_OK) else None
+
+
+def _package_imports(path: Path) -> set[Path]:
+    """The modules of this package that the module at `path` imports, read from its syntax tree."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == PACKAGE.name:
+            names = [node.module] + [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names if alias.name.split(".")[0] == PACKAGE.name]
+        else:
+            continue
+        for name in names:
+            place = PACKAGE.parent / Path(*name.split("."))
+            found |= {place for place in (place.with_suffix(".py"), place / "__init__.py") if place.is_file()}
+    return found
+
+
+@functools.cache
+def source_key(path: Path) -> str:
+    """A hash of everything that decides the machine code of the kernels in the module at `path`."""
+    seen: set[Path] = set()
+    waiting = {path, Path(__file__)}
+    while waiting:
+        seen |= waiting
+        waiting = {found for module in waiting for found in _package_imports(module)} - seen
+    digest = hashlib.sha256()
+    for module in sorted(seen):
+        digest.update(str(module.relative_to(PACKAGE)).encode() + b"\0" + module.read_bytes() + b"\0")
+    cpu = numba.config.CPU_NAME or llvm.get_host_cpu_name()
+    settings = (numba.__version__, llvmlite.__version__, cpu, *sorted(cpu_features()))
+    digest.update("\0".join(settings).encode())
+    return digest.hexdigest()[:24]
+
+
+class KernelCacheLocator(_CacheLocator):  # type: ignore[misc]
+    """Puts the compiled kernels of this package under `cache_root()`, a folder for each source key."""
+
+    def __init__(self, path: Path, function: Any, root: Path) -> None:
+        self._py_file = str(path)
+        self._line = function.__code__.co_firstlineno
+        self._folder = root / f"{path.stem}-{source_key(path)}"
+
+    def get_cache_path(self) -> str:
+        return str(self._folder)
+
+    def get_source_stamp(self) -> str:
+        return self._folder.name
+
+    def get_disambiguator(self) -> str:
+        return str(self._line)
+
+    @classmethod
+    def from_function(cls, function: Any, py_file: str) -> KernelCacheLocator | None:
+        path, root = Path(py_file).resolve(), cache_root()
+        if root is None or PACKAGE.resolve() not in path.parents:
+            return None
+        return cls(PACKAGE / path.relative_to(PACKAGE.resolve()), function, root)
+
+
+def kernel(function: Callable[..., None]) -> Any:
+    """A parallel kernel that a program calls with arrays and scalars; cached on disk."""
+    before = numba.config.CACHE_LOCATOR_CLASSES
+    numba.config.CACHE_LOCATOR_CLASSES = f"{__name__}.{KernelCacheLocator.__name__}"
+    try:
+        return numba.njit(parallel=True, cache=cache_root() is not None, **FLAGS)(function)
+    finally:
+        numba.config.CACHE_LOCATOR_CLASSES = before
+
+
+def inner(function: Callable[..., Any]) -> Any:
+    """A function that kernels call; compiled with them. Its `prange` loops are parallel where the caller is not."""
+    return numba.njit(**FLAGS)(function)
+
+
+def inner_parallel(function: Callable[..., Any]) -> Any:
+    """A function that kernels call outside of their own parallel loops, with parallel loops of its own."""
+    return numba.njit(parallel=True, **FLAGS)(function)
+
+
+def twin(plain: Callable[..., Any]) -> Callable[[Any], Any]:
+    """Marks an intrinsic; `plain` does the same in Python and stands in for it when the JIT is off."""
+
+    def choose(intrinsic: Any) -> Any:
+        if JIT_OFF:
+            return plain
+        intrinsic.plain = plain
+        return intrinsic
+
+    return choose

@@ -1,0 +1,269 @@
+"""What Numba has no words for: pointers into arrays, and the matrix multiplication's micro-kernel in vector FMA.
+
+A pointer is an address with an element type and nothing else, so one compiled function serves arrays of any rank and any
+leading dimension. Nothing here checks bounds. Each intrinsic has a plain twin; the twin of a pointer is a 1-D view.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from cllm_cli.kernels.jit import cpu_features, twin
+
+
+@dataclass(frozen=True)
+class Tile:
+    """The micro-kernel's shape: `rows` rows by `vectors` vectors of `vector_bytes` bytes, held in registers."""
+
+    rows: int
+    vectors: int
+    vector_bytes: int
+
+
+# A register each for the accumulators, the row of B and the broadcast of A: 32, 16, 32 and 16 registers.
+TILES = {
+    "avx512f": Tile(rows=14, vectors=2, vector_bytes=64),
+    "fma": Tile(rows=6, vectors=2, vector_bytes=32),
+    "neon": Tile(rows=8, vectors=3, vector_bytes=16),
+    "": Tile(rows=4, vectors=2, vector_bytes=16),
+}
+
+
+def tile_for(features: frozenset[str]) -> Tile:
+    """The first tile of the table whose feature the CPU has; the last one needs none."""
+    return next(tile for feature, tile in TILES.items() if not feature or feature in features)
+
+
+TILE = tile_for(cpu_features())
+MR = TILE.rows
+
+
+def _plain_pointer(array: Any, offset: int) -> Any:
+    return array.reshape(-1)[offset:]
+
+
+@twin(_plain_pointer)
+@intrinsic
+def pointer(typingctx: Any, array: Any, offset: Any) -> Any:
+    """pointer(array, offset): the address of element `offset` of a C-contiguous array, in row-major order."""
+    if not (isinstance(array, types.Array) and array.layout == "C"):
+        return None
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        struct = context.make_array(signature.args[0])(context, builder, args[0])
+        return builder.gep(struct.data, [args[1]])
+
+    return types.CPointer(array.dtype)(array, types.intp), codegen
+
+
+def _plain_advance(place: Any, offset: int) -> Any:
+    return place[offset:]
+
+
+@twin(_plain_advance)
+@intrinsic
+def advance(typingctx: Any, place: Any, offset: Any) -> Any:
+    """advance(pointer, offset): the address `offset` elements on."""
+    if not isinstance(place, types.CPointer):
+        return None
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.gep(args[0], [args[1]])
+
+    return place(place, types.intp), codegen
+
+
+def _plain_load(place: Any, offset: int) -> Any:
+    return place[offset]
+
+
+@twin(_plain_load)
+@intrinsic
+def load(typingctx: Any, place: Any, offset: Any) -> Any:
+    """load(pointer, offset): the element there."""
+    if not isinstance(place, types.CPointer):
+        return None
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.load(builder.gep(args[0], [args[1]]))
+
+    return place.dtype(place, types.intp), codegen
+
+
+def _plain_store(place: Any, offset: int, value: Any) -> None:
+    place[offset] = value
+
+
+@twin(_plain_store)
+@intrinsic
+def store(typingctx: Any, place: Any, offset: Any, value: Any) -> Any:
+    """store(pointer, offset, value)"""
+    if not isinstance(place, types.CPointer):
+        return None
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.store(args[2], builder.gep(args[0], [args[1]]))
+        return context.get_dummy_value()
+
+    return types.void(place, types.intp, place.dtype), codegen
+
+
+def _plain_width(place: Any) -> int:
+    return TILE.vectors * TILE.vector_bytes // place.dtype.itemsize
+
+
+@twin(_plain_width)
+@intrinsic
+def panel_width(typingctx: Any, place: Any) -> Any:
+    """panel_width(pointer): NR, the columns of the micro-kernel's tile, a constant of the element type."""
+    if not isinstance(place, types.CPointer):
+        return None
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return context.get_constant(types.intp, columns(place.dtype.bitwidth // 8))
+
+    return types.intp(place), codegen
+
+
+def columns(itemsize: int) -> int:
+    """NR for elements of `itemsize` bytes."""
+    return TILE.vectors * TILE.vector_bytes // itemsize
+
+
+def _plain_microkernel(k: int, a: Any, b: Any, c: Any, ldc: int, start: Any, ld_start: int, add: bool) -> None:
+    nr = _plain_width(c)
+    panel_a = a[: k * MR].reshape(k, MR).astype(np.float64)
+    panel_b = b[: k * nr].reshape(k, nr).astype(np.float64)
+    product = panel_a.T @ panel_b
+    for i in range(MR):
+        first = start[i * ld_start : i * ld_start + nr] if add else 0.0
+        c[i * ldc : i * ldc + nr] = product[i] + first
+
+
+@twin(_plain_microkernel)
+@intrinsic
+def microkernel(
+    typingctx: Any, k: Any, a: Any, b: Any, c: Any, ldc: Any, start: Any, ld_start: Any, add: Any
+) -> Any:
+    """microkernel(k, a, b, c, ldc, start, ld_start, add): one tile of C from a panel of A and a panel of B.
+
+        c[i·ldc + j] = (start[i·ld_start + j] if add else 0) + Σ_p a[p·MR + i] · b[p·NR + j]      i < MR, j < NR
+
+    `start` is C itself to accumulate, a bias row with ld_start = 0, or anything when `add` is false. The sum runs over p in
+    order, one FMA a term, so it does not depend on where the tile lies. (Goto & van de Geijn 2008, "Anatomy of
+    High-Performance Matrix Multiplication"; Van Zee & van de Geijn 2015, "BLIS".)
+    """
+    if not isinstance(c, types.CPointer):
+        return None
+    real = c.dtype
+    lanes = TILE.vector_bytes // (real.bitwidth // 8)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        # A function of its own that is not inlined: LLVM optimises one copy instead of one at each call.
+        types_of_args = [arg.type for arg in args]
+        shape = ir.FunctionType(ir.VoidType(), types_of_args)
+        function = cgutils.get_or_insert_function(builder.module, shape, f"cllm_microkernel_{real.name}")
+        if function.is_declaration:
+            function.linkage = "linkonce_odr"
+            function.attributes.add("noinline")
+            inside = ir.IRBuilder(function.append_basic_block("entry"))
+            emit_tile(inside, context.get_value_type(real), lanes, function.args)
+            inside.ret_void()
+        builder.call(function, args)
+        return context.get_dummy_value()
+
+    size = types.intp
+    return types.void(size, c, c, c, size, c, size, types.boolean), codegen
+
+
+UNROLL = 4
+
+
+def emit_tile(builder: Any, real: Any, lanes: int, args: Any) -> None:
+    """The micro-kernel's LLVM code: a loop of UNROLL steps of k, a loop of one, and the write to C."""
+    k, a, b, c, ldc, start, ld_start, add = args
+    size = k.type
+    vector = ir.VectorType(real, lanes)
+    kind = {"float": "f32", "double": "f64"}[str(real)]
+    fma = cgutils.get_or_insert_function(
+        builder.module, ir.FunctionType(vector, [vector] * 3), f"llvm.fma.v{lanes}{kind}"
+    )
+    align = {"f32": 4, "f64": 8}[kind]
+    vectors, width = TILE.vectors, TILE.vectors * lanes
+
+    def vector_at(base: Any, offset: Any) -> Any:
+        return builder.bitcast(builder.gep(base, [offset]), vector.as_pointer())
+
+    def spread(value: Any) -> Any:
+        one = builder.insert_element(ir.Constant(vector, ir.Undefined), value, ir.Constant(ir.IntType(32), 0))
+        zeros = ir.Constant(ir.VectorType(ir.IntType(32), lanes), None)
+        return builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), zeros)
+
+    def step(sums: list[Any], at_a: Any, at_b: Any, ahead: int) -> list[Any]:
+        row_b = [
+            builder.load(vector_at(at_b, size(ahead * width + v * lanes)), align=align) for v in range(vectors)
+        ]
+        new = []
+        for i in range(MR):
+            value = spread(builder.load(builder.gep(at_a, [size(ahead * MR + i)])))
+            new += [builder.call(fma, [value, row_b[v], sums[i * vectors + v]]) for v in range(vectors)]
+        return new
+
+    def loop(name: str, sums: list[Any], at_a: Any, at_b: Any, count: Any, unroll: int) -> tuple[list[Any], Any, Any]:
+        before = builder.block
+        head = builder.append_basic_block(f"{name}.head")
+        body = builder.append_basic_block(f"{name}.body")
+        done = builder.append_basic_block(f"{name}.done")
+        builder.branch(head)
+        builder.position_at_end(head)
+        index = builder.phi(size)
+        phi_a, phi_b = builder.phi(at_a.type), builder.phi(at_b.type)
+        phis = [builder.phi(vector) for _ in sums]
+        builder.cbranch(builder.icmp_signed("<", index, count), body, done)
+        builder.position_at_end(body)
+        new = list(phis)
+        for ahead in range(unroll):
+            new = step(new, phi_a, phi_b, ahead)
+        next_a = builder.gep(phi_a, [size(unroll * MR)])
+        next_b = builder.gep(phi_b, [size(unroll * width)])
+        next_index = builder.add(index, size(1))
+        after = builder.block
+        builder.branch(head)
+        for phi, first, later in [
+            (index, size(0), next_index),
+            (phi_a, at_a, next_a),
+            (phi_b, at_b, next_b),
+            *zip(phis, sums, new, strict=True),
+        ]:
+            phi.add_incoming(first, before)
+            phi.add_incoming(later, after)
+        builder.position_at_end(done)
+        return phis, phi_a, phi_b
+
+    zero = ir.Constant(vector, None)
+    sums: list[Any] = [zero] * (MR * vectors)
+    sums, at_a, at_b = loop("unrolled", sums, a, b, builder.sdiv(k, size(UNROLL)), UNROLL)
+    sums, _, _ = loop("single", sums, at_a, at_b, builder.srem(k, size(UNROLL)), 1)
+
+    def write(with_start: bool) -> None:
+        for i in range(MR):
+            for v in range(vectors):
+                value = sums[i * vectors + v]
+                if with_start:
+                    at = builder.add(builder.mul(size(i), ld_start), size(v * lanes))
+                    value = builder.fadd(builder.load(vector_at(start, at), align=align), value)
+                at = builder.add(builder.mul(size(i), ldc), size(v * lanes))
+                builder.store(value, vector_at(c, at), align=align)
+
+    with builder.if_else(add) as (then, otherwise):
+        with then:
+            write(True)
+        with otherwise:
+            write(False)
