@@ -13,10 +13,10 @@ Each element of C is one sum over k in fixed order, whatever the blocks and the 
 from __future__ import annotations
 
 import numpy as np
-from numba import get_num_threads, get_thread_id, prange
+from numba import get_thread_id, prange
 
-from cllm_cli.kernels.jit import inner, inner_parallel
-from cllm_cli.kernels.simd import MR, advance, columns, load, microkernel, panel_width, pointer, store
+from cllm_cli.kernels.jit import inner
+from cllm_cli.kernels.simd import MR, advance, columns, load, microkernel, panel_width, pointer, store, thread_count
 
 KC = 384  # a panel of B, KC × NR, stays in the first-level cache
 MC = 20 * MR  # a block of A, MC × KC, stays in the second-level cache
@@ -56,8 +56,14 @@ def pack_columns(panel, source, row_stride, column_stride, n, k):
     """Columns of B as panels of NR columns: panel[(q·k + p)·NR + j] = B[p, q·NR + j], zero where j is past n."""
     nr = panel_width(panel)
     for q in range((n + nr - 1) // nr):
-        pack_panel(advance(panel, q * nr * k), advance(source, q * nr * column_stride), row_stride, column_stride,
-                   min(nr, n - q * nr), k)
+        pack_panel(
+            advance(panel, q * nr * k),
+            advance(source, q * nr * column_stride),
+            row_stride,
+            column_stride,
+            min(nr, n - q * nr),
+            k,
+        )
 
 
 @inner
@@ -81,10 +87,10 @@ def pack_panel(panel, source, row_stride, column_stride, n, k):
 
 
 @inner
-def multiply_panels(c, ldc, m, n, k, rows, cols, start, start_rows, add, edge):
+def multiply_panels(c, ldc, m, n, k, rows, cols, cols_depth, start, start_rows, add, edge):
     """C (m × n) from packed panels of A (`rows`) and of B (`cols`); `edge` has space for one tile.
 
-    With `add`, element (i, j) starts from start[i·start_rows + j].
+    The panels of B may be deeper than k: `cols_depth` is the depth that they were packed with. With `add`, element (i, j) starts from start[i·start_rows + j].
     """
     nr = panel_width(c)
     for q in range((n + nr - 1) // nr):
@@ -94,7 +100,7 @@ def multiply_panels(c, ldc, m, n, k, rows, cols, start, start_rows, add, edge):
             i = r * MR
             high = min(MR, m - i)
             a = advance(rows, i * k)
-            b = advance(cols, j * k)
+            b = advance(cols, j * cols_depth)
             first = advance(start, i * start_rows + j)
             if high == MR and wide == nr:
                 microkernel(k, a, b, advance(c, i * ldc + j), ldc, first, start_rows, add)
@@ -109,11 +115,11 @@ def multiply_panels(c, ldc, m, n, k, rows, cols, start, start_rows, add, edge):
                         store(into, y * ldc + x, value)
 
 
-@inner_parallel
+@inner
 def gemm(m, n, k, a, a_row, a_column, b, b_row, b_column, c, ldc, start, start_rows, add, pack):
     """C (m × n) = [start +] A (m × k) B (k × n), all by pointer and stride; `pack` has `pack_size` elements."""
     nr = panel_width(c)
-    threads = get_num_threads()
+    threads = thread_count()
     passes = (k + KC - 1) // KC
     for turn in range(passes):
         k_from = turn * k // passes
@@ -123,8 +129,14 @@ def gemm(m, n, k, a, a_row, a_column, b, b_row, b_column, c, ldc, start, start_r
             panels = (width + nr - 1) // nr
             of = advance(b, k_from * b_row + j_from * b_column)
             for q in prange(panels):
-                pack_panel(advance(pack, q * nr * depth), advance(of, q * nr * b_column), b_row, b_column,
-                           min(nr, width - q * nr), depth)
+                pack_panel(
+                    advance(pack, q * nr * depth),
+                    advance(of, q * nr * b_column),
+                    b_row,
+                    b_column,
+                    min(nr, width - q * nr),
+                    depth,
+                )
             spaces = advance(pack, panels * nr * depth)
             # Blocks of rows of equal height, a multiple of the threads in number; fewer rows than that share columns too.
             strips = (m + MR - 1) // MR
@@ -145,8 +157,20 @@ def gemm(m, n, k, a, a_row, a_column, b, b_row, b_column, c, ldc, start, start_r
                 first, first_rows = advance(start, i_from * start_rows + j_from + j), start_rows
                 if turn > 0:
                     first, first_rows = into, ldc
-                multiply_panels(into, ldc, high, wide, depth, rows, advance(pack, j * depth), first, first_rows,
-                                add or turn > 0, advance(rows, space - MR * nr))
+                multiply_panels(
+                    into,
+                    ldc,
+                    high,
+                    wide,
+                    depth,
+                    rows,
+                    advance(pack, j * depth),
+                    depth,
+                    first,
+                    first_rows,
+                    add or turn > 0,
+                    advance(rows, space - MR * nr),
+                )
 
 
 @inner

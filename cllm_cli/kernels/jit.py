@@ -117,24 +117,29 @@ class KernelCacheLocator(_CacheLocator):  # type: ignore[misc]
         return cls(PACKAGE / path.relative_to(PACKAGE.resolve()), function, root)
 
 
+def _parallel(function: Any) -> dict[str, bool]:
+    """Numba warns where it is told to parallelise what has no `prange`."""
+    return {"parallel": "prange" in function.__code__.co_names}
+
+
 def kernel(function: Callable[..., None]) -> Any:
-    """A parallel kernel that a program calls with arrays and scalars; cached on disk."""
+    """A function that a program calls with arrays and scalars; cached on disk."""
     before = numba.config.CACHE_LOCATOR_CLASSES
     numba.config.CACHE_LOCATOR_CLASSES = f"{__name__}.{KernelCacheLocator.__name__}"
     try:
-        return numba.njit(parallel=True, cache=cache_root() is not None, **FLAGS)(function)
+        return numba.njit(cache=cache_root() is not None, **_parallel(function), **FLAGS)(function)
     finally:
         numba.config.CACHE_LOCATOR_CLASSES = before
 
 
 def inner(function: Callable[..., Any]) -> Any:
-    """A function that kernels call; compiled with them. Its `prange` loops are parallel where the caller is not."""
-    return numba.njit(**FLAGS)(function)
+    """A function that kernels call; compiled with them. One with `prange` is called outside of parallel loops."""
+    return numba.njit(**_parallel(function), **FLAGS)(function)
 
 
-def inner_parallel(function: Callable[..., Any]) -> Any:
-    """A function that kernels call outside of their own parallel loops, with parallel loops of its own."""
-    return numba.njit(parallel=True, **FLAGS)(function)
+def precise(function: Callable[..., Any]) -> Any:
+    """A function that kernels call whose sums must not be reordered: only contraction to FMA is allowed. Always inlined."""
+    return numba.njit(**{**FLAGS, "fastmath": {"contract"}}, forceinline=True)(function)
 
 
 def twin(plain: Callable[..., Any]) -> Callable[[Any], Any]:

@@ -149,9 +149,7 @@ def _plain_microkernel(k: int, a: Any, b: Any, c: Any, ldc: int, start: Any, ld_
 
 @twin(_plain_microkernel)
 @intrinsic
-def microkernel(
-    typingctx: Any, k: Any, a: Any, b: Any, c: Any, ldc: Any, start: Any, ld_start: Any, add: Any
-) -> Any:
+def microkernel(typingctx: Any, k: Any, a: Any, b: Any, c: Any, ldc: Any, start: Any, ld_start: Any, add: Any) -> Any:
     """microkernel(k, a, b, c, ldc, start, ld_start, add): one tile of C from a panel of A and a panel of B.
 
         c[i·ldc + j] = (start[i·ld_start + j] if add else 0) + Σ_p a[p·MR + i] · b[p·NR + j]      i < MR, j < NR
@@ -183,6 +181,89 @@ def microkernel(
     return types.void(size, c, c, c, size, c, size, types.boolean), codegen
 
 
+def _plain_thread_count() -> int:
+    return 1
+
+
+@twin(_plain_thread_count)
+@intrinsic
+def thread_count(typingctx: Any) -> Any:
+    """thread_count(): the threads that parallel loops use. Numba's own get_num_threads() would keep a kernel out of the cache."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        # The C function returns an int; Numba's parallel loops declare it wider, and a module can have one declaration.
+        size = context.get_value_type(types.intp)
+        count = builder.call(
+            cgutils.get_or_insert_function(builder.module, ir.FunctionType(size, []), "get_num_threads"), []
+        )
+        return builder.sext(builder.trunc(count, ir.IntType(32)), size)
+
+    return types.intp(), codegen
+
+
+# Adding this to a small float leaves its nearest integer in the low bits of the sum: no conversion, so NaN is defined.
+ROUND = {"float32": 1.5 * 2.0**23, "float64": 1.5 * 2.0**52}
+EXPONENT = {"float32": (32, 127, 23), "float64": (64, 1023, 52)}  # bits, bias, bits of the fraction
+
+
+def _plain_scale(value: Any, rounded: Any) -> Any:
+    real = type(value)
+    return real(np.ldexp(value, int(rounded - real(ROUND[real.__name__]))))
+
+
+@twin(_plain_scale)
+@intrinsic
+def scale(typingctx: Any, value: Any, rounded: Any) -> Any:
+    """scale(value, rounded): value · 2ⁿ where rounded = n + ROUND; in two factors, so that it under- and overflows gently."""
+    if value not in (types.float32, types.float64):
+        return None
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        width, bias, fraction = EXPONENT[value.name]
+        whole = ir.IntType(width)
+        magic = ir.Constant(args[0].type, ROUND[value.name]).bitcast(whole)
+        n = builder.sub(builder.bitcast(args[1], whole), magic)
+        half = builder.ashr(n, whole(1))
+        result = args[0]
+        for power in (half, builder.sub(n, half)):
+            bits = builder.shl(builder.add(power, whole(bias)), whole(fraction))
+            result = builder.fmul(result, builder.bitcast(bits, args[0].type))
+        return result
+
+    return value(value, value), codegen
+
+
+def _plain_split(value: Any) -> Any:
+    fraction, exponent = np.frexp(value)
+    real = type(value)
+    low = fraction < real(np.sqrt(0.5))
+    return (real(fraction * 2), real(exponent - 1)) if low else (real(fraction), real(exponent))
+
+
+@twin(_plain_split)
+@intrinsic
+def split_exponent(typingctx: Any, value: Any) -> Any:
+    """split_exponent(value): (m, n) with value = m · 2ⁿ and √½ ≤ m < √2, for positive normal numbers; n is a float."""
+    if value not in (types.float32, types.float64):
+        return None
+    pair = types.UniTuple(value, 2)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        width, bias, fraction = EXPONENT[value.name]
+        real, whole = args[0].type, ir.IntType(width)
+        # Subtracting the bits of √½ makes the exponent field count from there.
+        root = ir.Constant(real, np.sqrt(0.5) if value.name == "float64" else float(np.float32(np.sqrt(0.5)))).bitcast(
+            whole
+        )
+        offset = builder.sub(builder.bitcast(args[0], whole), root)
+        n = builder.ashr(offset, whole(fraction))
+        bits = builder.sub(builder.bitcast(args[0], whole), builder.shl(n, whole(fraction)))
+        parts = [builder.bitcast(bits, real), builder.sitofp(n, real)]
+        return context.make_tuple(builder, pair, parts)
+
+    return pair(value), codegen
+
+
 UNROLL = 4
 
 
@@ -207,9 +288,7 @@ def emit_tile(builder: Any, real: Any, lanes: int, args: Any) -> None:
         return builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), zeros)
 
     def step(sums: list[Any], at_a: Any, at_b: Any, ahead: int) -> list[Any]:
-        row_b = [
-            builder.load(vector_at(at_b, size(ahead * width + v * lanes)), align=align) for v in range(vectors)
-        ]
+        row_b = [builder.load(vector_at(at_b, size(ahead * width + v * lanes)), align=align) for v in range(vectors)]
         new = []
         for i in range(MR):
             value = spread(builder.load(builder.gep(at_a, [size(ahead * MR + i)])))

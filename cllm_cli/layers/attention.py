@@ -1,0 +1,228 @@
+"""Causal multi-head attention.                                                    (Vaswani et al. 2017, arXiv:1706.03762)
+
+    S = Q Kᵀ / √HS,  keys after the query masked        lse_t = ln Σ_u exp S_tu        P = exp(S − lse)        out = P V
+    δ_t = Σ dout_t · out_t        dP = dout Vᵀ        dS = P (dP − δ) / √HS
+    dQ = dS K                     dK = dSᵀ Q          dV = Pᵀ dout
+
+A head is worked off in strips of queries, against the keys that they can see. A strip's scores are a tile of scratch, so the
+T × T matrix never exists; backward computes P again from the saved lse (Dao et al. 2022, arXiv:2205.14135). All products run on
+the micro-kernel, K and V being packed once a head. Every number is one sum in fixed order: no result depends on threads.
+
+In generation K and V of earlier tokens stand in a cache, and `position` is the place of the first new token.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import get_thread_id, prange
+
+from cllm_cli.kernels.gemm import multiply_panels, pack_columns, pack_rows
+from cllm_cli.kernels.jit import inner, kernel
+from cllm_cli.kernels.math import exp, log
+from cllm_cli.kernels.reduce import row_max
+from cllm_cli.kernels.simd import MR, advance, columns, panel_width, pointer, thread_count
+from cllm_cli.layers.base import Layer
+
+STRIP = 48 // MR * MR  # queries in a strip: their packed rows and scores stay in the second-level cache
+
+
+def workspace(S: int, HS: int, threads: int, itemsize: int) -> int:
+    """A: elements of scratch. A thread has K, Kᵀ, V or Vᵀ and a strip packed, two tiles of scores, and an edge tile."""
+    nr = columns(itemsize)
+    keys, size = -(-S // nr) * nr, -(-HS // nr) * nr
+    tile = STRIP * max(S + MR, size)
+    return threads * (2 * keys * HS + S * size + STRIP * size + 3 * tile + MR * nr)
+
+
+@inner
+def attend(out, lse, q, k, v, q_stride, kv_stride, out_stride, rows, position, size, work, share, shares):
+    """One head: out (rows × size) of queries at places position … position + rows; all pointers, lse (rows) an array.
+
+    Of the strips, this task takes every `shares`-th from `share` on.
+    """
+    real = lse.dtype.type
+    one, no = np.int64(1), np.bool_(False)  # literals would compile the products' functions once more
+    nr = panel_width(q)
+    every = position + rows
+    scaling = real(1) / np.sqrt(real(size))
+    keys_packed = pointer(work, 0)
+    at = (every + nr - 1) // nr * nr * size
+    values_packed = pointer(work, at)
+    at += every * ((size + nr - 1) // nr * nr)
+    edge = pointer(work, at)
+    at += MR * nr
+    packed = pointer(work, at)
+    at += STRIP * max(every, size)
+    pack_columns(keys_packed, k, one, kv_stride, every, size)
+    pack_columns(values_packed, v, kv_stride, one, size, every)
+    for first in range(share * STRIP, rows, shares * STRIP):
+        strip = min(STRIP, rows - first)
+        keys = position + first + strip
+        scores = work[at : at + strip * keys].reshape(strip, keys)
+        tile = pointer(scores, 0)
+        pack_rows(packed, advance(q, first * q_stride), q_stride, one, strip, size)
+        multiply_panels(tile, keys, strip, keys, size, packed, keys_packed, size, tile, keys, no, edge)
+        for i in range(strip):
+            row, seen = scores[i], position + first + i + 1
+            largest = row_max(row, seen)
+            total = real(0)
+            for u in range(seen):
+                e = exp((row[u] - largest) * scaling)
+                row[u] = e
+                total += e
+            inverse = real(1) / total
+            for u in range(seen):
+                row[u] *= inverse
+            for u in range(seen, keys):
+                row[u] = real(0)
+            lse[first + i] = largest * scaling + log(total)
+        into = advance(out, first * out_stride)
+        pack_rows(packed, tile, keys, one, strip, keys)
+        multiply_panels(into, out_stride, strip, size, keys, packed, values_packed, every, into, out_stride, no, edge)
+
+
+@kernel
+def attention_forward(out, lse, work, qkv):
+    batch, time, _, heads, size = qkv.shape
+    pairs, threads = batch * heads, thread_count()
+    shares = min((threads + pairs - 1) // pairs, (time + STRIP - 1) // STRIP)
+    space = work.shape[0] // threads
+    stride, out_stride = 3 * heads * size, heads * size
+    for task in prange(pairs * shares):
+        b, h, share = task // shares // heads, task // shares % heads, task % shares
+        at = b * time * stride + h * size
+        mine = work[get_thread_id() * space : (get_thread_id() + 1) * space]
+        q, k, v = pointer(qkv, at), pointer(qkv, at + out_stride), pointer(qkv, at + 2 * out_stride)
+        into = pointer(out, b * time * out_stride + h * size)
+        attend(into, lse[b, h], q, k, v, stride, stride, out_stride, time, np.int64(0), size, mine, share, shares)
+
+
+@kernel
+def attention_cached(out, keys, values, recent_lse, work, qkv, position):
+    batch, time, _, heads, size = qkv.shape
+    window, threads = keys.shape[1], thread_count()
+    space = work.shape[0] // threads
+    stride, out_stride = 3 * heads * size, heads * size
+    for task in prange(batch * heads):
+        b, h = task // heads, task % heads
+        for t in range(time):
+            for c in range(size):
+                keys[b, position + t, h, c] = qkv[b, t, 1, h, c]
+                values[b, position + t, h, c] = qkv[b, t, 2, h, c]
+        mine = work[get_thread_id() * space : (get_thread_id() + 1) * space]
+        place = b * window * out_stride + h * size
+        q, k, v = pointer(qkv, b * time * stride + h * size), pointer(keys, place), pointer(values, place)
+        into = pointer(out, b * time * out_stride + h * size)
+        attend(
+            into,
+            recent_lse[b, h],
+            q,
+            k,
+            v,
+            stride,
+            out_stride,
+            out_stride,
+            time,
+            position,
+            size,
+            mine,
+            np.int64(0),
+            np.int64(1),
+        )
+
+
+@inner
+def attend_backward(dqkv, dout, qkv, out, lse, b, h, work):
+    """One head of backward: writes its part of dqkv."""
+    _, time, _, heads, size = qkv.shape
+    real = qkv.dtype.type
+    one, yes, no = np.int64(1), np.bool_(True), np.bool_(False)
+    stride, out_stride = 3 * heads * size, heads * size
+    start, out_start = b * time * stride + h * size, b * time * out_stride + h * size
+    q, k, v = pointer(qkv, start), pointer(qkv, start + out_stride), pointer(qkv, start + 2 * out_stride)
+    dq, dk, dv = pointer(dqkv, start), pointer(dqkv, start + out_stride), pointer(dqkv, start + 2 * out_stride)
+    nr = panel_width(q)
+    scaling = real(1) / np.sqrt(real(size))
+    keys_transposed = pointer(work, 0)
+    at = (time + nr - 1) // nr * nr * size
+    values_transposed = pointer(work, at)
+    at *= 2
+    keys_packed = pointer(work, at)
+    at += time * ((size + nr - 1) // nr * nr)
+    strip_packed = pointer(work, at)
+    at += STRIP * ((size + nr - 1) // nr * nr)
+    edge = pointer(work, at)
+    at += MR * nr
+    packed = pointer(work, at)
+    at += STRIP * max(time + MR, size)
+    pack_columns(keys_transposed, k, one, stride, time, size)
+    pack_columns(values_transposed, v, one, stride, time, size)
+    pack_columns(keys_packed, k, stride, one, size, time)
+    for first in range(0, time, STRIP):
+        strip = min(STRIP, time - first)
+        keys = first + strip
+        p = work[at : at + strip * keys].reshape(strip, keys)
+        ds = work[at + strip * keys : at + 2 * strip * keys].reshape(strip, keys)
+        tile, dtile = pointer(p, 0), pointer(ds, 0)
+        q_strip, dout_strip = advance(q, first * stride), pointer(dout, out_start + first * out_stride)
+        pack_rows(packed, q_strip, stride, one, strip, size)
+        multiply_panels(tile, keys, strip, keys, size, packed, keys_transposed, size, tile, keys, no, edge)
+        pack_rows(packed, dout_strip, out_stride, one, strip, size)
+        multiply_panels(dtile, keys, strip, keys, size, packed, values_transposed, size, dtile, keys, no, edge)
+        for i in range(strip):
+            t = first + i
+            delta = real(0)
+            for c in range(size):
+                delta += dout[b, t, h, c] * out[b, t, h, c]
+            p_row, ds_row, level = p[i], ds[i], lse[b, h, t]
+            for u in range(t + 1):
+                probability = exp(p_row[u] * scaling - level)
+                p_row[u] = probability
+                ds_row[u] = probability * (ds_row[u] - delta) * scaling
+            for u in range(t + 1, keys):
+                p_row[u] = real(0)
+                ds_row[u] = real(0)
+        into = advance(dq, first * stride)
+        pack_rows(packed, dtile, keys, one, strip, keys)
+        multiply_panels(into, stride, strip, size, keys, packed, keys_packed, time, into, stride, no, edge)
+        # The first strips reach the first keys alone: rows of dK and dV are written by the strip that first sees them.
+        for source, panels, panels_stride, target in (
+            (tile, dout_strip, out_stride, dv),
+            (dtile, q_strip, stride, dk),
+        ):
+            pack_columns(strip_packed, panels, panels_stride, one, size, strip)
+            pack_rows(packed, source, one, keys, first, strip)
+            multiply_panels(target, stride, first, size, strip, packed, strip_packed, strip, target, stride, yes, edge)
+            pack_rows(packed, advance(source, first), one, keys, strip, strip)
+            fresh = advance(target, first * stride)
+            multiply_panels(fresh, stride, strip, size, strip, packed, strip_packed, strip, fresh, stride, no, edge)
+
+
+@kernel
+def attention_backward(dqkv, work, dout, qkv, out, lse):
+    batch, heads = qkv.shape[0], qkv.shape[3]
+    space = work.shape[0] // thread_count()
+    for task in prange(batch * heads):
+        mine = work[get_thread_id() * space : (get_thread_id() + 1) * space]
+        attend_backward(dqkv, dout, qkv, out, lse, task // heads, task % heads, mine)
+
+
+ATTENTION = Layer(
+    "attention",
+    attention_forward,
+    attention_backward,
+    inputs={"qkv": "B T 3 NH HS"},
+    saved={"lse": "B NH T"},
+    scratch={"recent_lse": "B NH T", "work": "A"},
+    outputs={"out": "B T NH HS"},
+    step_args=("position",),
+    derived={"A": workspace},
+    cached=attention_cached,
+    cache={"keys": "B S NH HS", "values": "B S NH HS"},
+    flops=lambda sizes: 2 * sizes["B"] * sizes["NH"] * sizes["T"] ** 2 * sizes["HS"],
+    samples=[
+        {"B": 1, "T": 1, "NH": 1, "HS": 1, "S": 1},
+        {"B": 2, "T": 17, "NH": 3, "HS": 5, "S": 17},
+        {"B": 1, "T": 101, "NH": 2, "HS": 16, "S": 101},  # several strips, the last one short
+    ],
+)

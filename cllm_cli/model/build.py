@@ -1,0 +1,74 @@
+"""A model: its sizes, its arena, and its architecture recorded for training, evaluation and generation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numba
+import numpy as np
+
+from cllm_cli.errors import ConfigError
+from cllm_cli.kernels.reduce import CHUNKS
+from cllm_cli.model import ARCHITECTURES
+from cllm_cli.model.arena import Arena
+from cllm_cli.model.plan import Plan, make_plan
+from cllm_cli.model.program import TRAIN, Program
+from cllm_cli.model.workspace import Replay, Workspace
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What decides a model's parameters and what it computes from them; dropout acts in training alone."""
+
+    arch: str
+    n_layer: int
+    n_head: int
+    n_embd: int
+    n_hidden: int
+    block_size: int
+    vocab_size: int
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.n_embd % self.n_head:
+            divisors = [n for n in range(1, self.n_embd + 1) if self.n_embd % n == 0]
+            near = min(divisors, key=lambda n: abs(n - self.n_head))
+            raise ConfigError(
+                f"width {self.n_embd} is not divisible by {self.n_head} heads", f"for example --n-head {near}"
+            )
+
+
+class Model:
+    """A model in a precision. Memory is one arena for parameters and one workspace for activations."""
+
+    def __init__(self, config: ModelConfig, dtype: Any = np.float32) -> None:
+        self.config, self.dtype = config, np.dtype(dtype)
+        self.architecture = ARCHITECTURES.load(config.arch)
+        recorded = self.record(TRAIN, 1, config.block_size)
+        self.arena = Arena(list(recorded.parameters.values()), self.dtype)
+        self.workspace = Workspace()
+
+    def record(self, mode: str, batch: int, time: int) -> Program:
+        """The architecture's program for windows of `time` tokens in batches of `batch`."""
+        sizes = {
+            "B": batch,
+            "T": time,
+            "N": batch * time,
+            "S": self.config.block_size,
+            "K": CHUNKS,
+            "threads": numba.get_num_threads(),
+            "itemsize": self.dtype.itemsize,
+        }
+        program = Program(mode, sizes)
+        self.architecture(program, self.config)
+        return program
+
+    def plan(self, mode: str, batch: int, time: int) -> Plan:
+        """The memory that `replay` would use."""
+        return make_plan(self.record(mode, batch, time), self.dtype)
+
+    def replay(self, mode: str, batch: int, time: int) -> Replay:
+        """The program for these sizes, ready to run on the threads that are set now."""
+        program = self.record(mode, batch, time)
+        return Replay(program, make_plan(program, self.dtype), self.arena, self.workspace)

@@ -1,0 +1,91 @@
+"""The workspace: one buffer for the activations of every program of a model, and the replay of a program on it.
+
+Programs that never run at the same time (training, evaluation, generation) share the buffer; it is as large as the largest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from cllm_cli.layers.base import arguments, gradient
+from cllm_cli.model.arena import Arena, aligned
+from cllm_cli.model.plan import VALUE, Key, Place, Plan, Run, caches
+from cllm_cli.model.program import Program
+
+Runner = tuple[Callable[..., None], tuple[Any, ...], tuple[str, ...]]
+
+
+class Workspace:
+    """Memory for activations; it grows when a larger plan is replayed, and what was bound before stays valid."""
+
+    def __init__(self) -> None:
+        self.buffer = aligned(0, np.dtype(np.uint8))
+
+    def reserve(self, size: int) -> np.ndarray:
+        """A buffer of at least `size` bytes."""
+        if self.buffer.size < size:
+            self.buffer = aligned(size, np.dtype(np.uint8))
+        return self.buffer
+
+
+class Replay:
+    """A program bound to memory: `given` and `results` are arrays by name, `forward` and `backward` run the kernels."""
+
+    def __init__(self, program: Program, plan: Plan, arena: Arena, workspace: Workspace) -> None:
+        self.program, self.plan = program, plan
+        self._arena, self._buffer = arena, workspace.reserve(plan.total)
+        self.caches: dict[Key, np.ndarray] = {
+            place.key: aligned(place.bytes // place.dtype.itemsize, place.dtype).reshape(place.shape)
+            for place in caches(plan)
+        }
+        self.given = {name: self._tensor(tensor.index) for name, tensor in program.given.items()}
+        self.results = {name: self._tensor(tensor.index) for name, tensor in program.calls[-1].outputs.items()}
+        self.forward_runs = [self.bind(run) for run in plan.forward]
+        self.backward_runs = [self.bind(run) for run in plan.backward]
+
+    def forward(self, **step: Any) -> None:
+        """Runs the program; `step` has the step arguments that its layers declare."""
+        for kernel, fixed, names in self.forward_runs:
+            kernel(*fixed, *[step[name] for name in names])
+
+    def backward(self, **step: Any) -> None:
+        """Adds the gradient of the last forward to the arena's gradients."""
+        for kernel, fixed, names in self.backward_runs:
+            kernel(*fixed, *[step[name] for name in names])
+
+    def bind(self, run: Run) -> Runner:
+        """A run's kernel with its fixed arguments, and the names of the step arguments that follow them."""
+        fixed: list[Any] = []
+        names: list[str] = []
+        params = run.call.params
+        for name in arguments(run.kernel):
+            if name in run.places:
+                fixed.append(self.array(run.places[name]))
+            elif name in params:
+                fixed.append(self._arena.parameter(params[name]))
+            elif name in run.call.consts:
+                fixed.append(self._scalar(run.call.consts[name]))
+            elif name in run.call.layer.step_args:
+                names.append(name)
+            else:
+                full = next(params[param] for param in params if gradient(param) == name)
+                fixed.append(self._arena.gradient(full))
+        return run.kernel, tuple(fixed), tuple(names)
+
+    def array(self, place: Place) -> np.ndarray:
+        """The memory that a place means."""
+        if place.key in self.caches:
+            return self.caches[place.key]
+        at = self.plan.offsets[place.key]
+        return self._buffer[at : at + place.bytes].view(place.dtype).reshape(place.shape)
+
+    def _scalar(self, value: Any) -> Any:
+        return self._arena.dtype.type(value) if isinstance(value, float) else np.int64(value)
+
+    def _tensor(self, index: int) -> np.ndarray:
+        tensor = self.program.tensors[index]
+        dtype = np.dtype(tensor.dtype) if tensor.dtype else self._arena.dtype
+        return self.array(Place((VALUE, index), tensor.shape, dtype))

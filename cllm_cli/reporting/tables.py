@@ -1,0 +1,137 @@
+"""The results of `cllm eval`, `gradcheck` and `profile` as tables.
+
+Rows are the plain dictionaries that `--json` writes, the last of them perhaps the `end` object. They may come from a
+generator: gradcheck's are shown as they come. A stream that is no terminal gets the same columns without styles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, TextIO
+
+from rich.text import Text
+
+from cllm_cli.reporting.grid import Column, Grid, widened
+from cllm_cli.reporting.memory import memory_lines
+from cllm_cli.reporting.printable import one_line
+from cllm_cli.reporting.quantities import count, decimal, loss, scientific, share
+from cllm_cli.reporting.terminal import Signs, console_for, gauge, is_plain, signs_of
+
+Row = Mapping[str, Any]
+
+GAUGE = 8  # cells
+
+
+class _Printer:
+    """Prints lines on a stream at its own width; a pipe has none."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._console = console_for(stream)
+        self.width = None if is_plain(stream) else self._console.width
+        self.signs: Signs = signs_of(stream)
+
+    def show(self, line: Text | str) -> None:
+        self._console.print(line, soft_wrap=True)
+
+
+def show_evaluation(row: Row, stream: TextIO) -> None:
+    """What `cllm eval` found: one label and figure a line."""
+    printer = _Printer(stream)
+    facts = [
+        ("loss", f"{loss(row['loss'])} nats a token"),
+        ("bits per byte", decimal(row["bits_per_byte"], 3)),
+        ("perplexity", decimal(row["perplexity"], 2)),
+        ("accuracy", "-" if row.get("accuracy") is None else f"{100 * row['accuracy']:.1f} %"),
+        ("scored", f"{count(row['tokens'])} tokens"),
+        ("", f"{count(row['bytes'])} bytes"),
+    ]
+    for label, figure in facts:
+        printer.show(Text.assemble((f"{label:<13}", "dim"), "  ", figure))
+
+
+GRADCHECK = (
+    Column("layer", 14, left=True),
+    Column("sizes", 22, rank=2, left=True),
+    Column("tensor", 8, left=True),
+    Column("dtype", 7, rank=4, left=True),
+    Column("error", 8, rank=1),
+    Column("tolerance", 9, rank=3),
+    Column("", 4, left=True),
+)
+
+
+def show_gradcheck(rows: Iterable[Row], stream: TextIO) -> None:
+    """A line for each checked gradient, as it comes; the `end` object becomes the sum."""
+    printer = _Printer(stream)
+    grid = Grid(GRADCHECK, printer.width, printer.signs.more)
+    printer.show(grid.head())
+    for row in rows:
+        if row["event"] == "end":
+            failed = row["failed"]
+            verdict = (f"{count(failed)} failed", "bold red") if failed else ("all passed", "bold green")
+            printer.show(Text.assemble(f"{count(row['checks'])} checks, ", verdict))
+            continue
+        sizes = row.get("sizes") or {}
+        printer.show(
+            grid.line(
+                (
+                    one_line(str(row["layer"])),
+                    one_line(" ".join(f"{letter}={extent}" for letter, extent in sizes.items())),
+                    one_line(str(row["tensor"])),
+                    one_line(str(row["dtype"])),
+                    scientific(row["error"]),
+                    scientific(row["tolerance"]),
+                    ("ok", "green") if row["ok"] else ("FAIL", "bold red"),
+                )
+            )
+        )
+
+
+PROFILE = (
+    Column("layer", 10, left=True),
+    Column("direction", 8, left=True),
+    Column("calls", 5, rank=6),
+    Column("ms", 8),
+    Column("share", 5, rank=4),
+    Column("GFLOP/s", 7, rank=2),
+    Column("GB/s", 6, rank=5),
+    Column("of roof", 7, rank=1),
+    Column("", GAUGE, rank=3, left=True),
+)
+
+
+def show_profile(rows: Iterable[Row], stream: TextIO) -> None:
+    """Time, rate and share of the machine's roof for each layer and direction; then the step as a whole and its memory.
+
+    `ms` is for all calls of a step, `share` its part of the whole step.
+    """
+    printer = _Printer(stream)
+    listed = list(rows)
+    layers = [row for row in listed if row["event"] == "layer"]
+    whole = sum(row["ms"] for row in layers)
+    cells = [
+        (
+            one_line(str(row["name"])),
+            one_line(str(row["direction"])),
+            count(row["calls"]),
+            decimal(row["ms"], 3),
+            share(row["ms"] / whole if whole else None),
+            decimal(row["gflops"], 1),
+            decimal(row["gbytes_per_s"], 1),
+            share(row["roof_share"]),
+            (gauge(row["roof_share"] or 0.0, GAUGE, printer.signs), "cyan"),
+        )
+        for row in layers
+    ]
+    grid = Grid(widened(PROFILE, cells), printer.width, printer.signs.more)
+    printer.show(grid.head())
+    for line in cells:
+        printer.show(grid.line(line))
+    for row in listed:
+        if row["event"] == "end":
+            printer.show("")
+            rate = f"{decimal(row['gflops'], 1)} of {decimal(row['machine_gflops'], 1)} GFLOP/s"
+            printer.show(f"{decimal(row['ms_per_step'], 1)} ms a step, {count(row['tokens_per_s'])} tokens/s")
+            printer.show(f"{rate}, {share(row['roof_share'])} of the roof")
+            for part in memory_lines(row.get("memory_bytes") or {}, printer.width):
+                printer.show(part)

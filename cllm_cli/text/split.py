@@ -1,0 +1,63 @@
+"""Which text is for validation, and the fingerprint of a corpus.
+
+One document: its end. Several: whole documents, each by the hash of its content, so that a document's side depends on
+no other document, exact copies stay on one side, and adding a document moves no other one. A change to this rule needs
+a new `SPLIT_RULE`: a run remembers by which one its corpus was split.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+SPLIT_RULE = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A document that was read: tokens `start` to `stop` of the pile, bytes of text, SHA-256 of these bytes."""
+
+    start: int
+    stop: int
+    size: int
+    digest: bytes
+
+
+def end_of_one(tokens: int, val_fraction: float) -> int:
+    """Where the validation end of a single document of `tokens` tokens begins. Each side gets a token, if it can."""
+    return tokens - max(1, min(tokens - 1, round(tokens * val_fraction)))
+
+
+def choose_validation(documents: Sequence[Document], val_fraction: float) -> tuple[list[bool], str]:
+    """For each of several documents whether it is for validation, and a notice where the rule alone did not do.
+
+    A document is for validation if its hash, read as a fraction, is below `val_fraction`. Should that leave one side
+    empty, the one content that brings the sizes nearest to `val_fraction` changes sides.
+    """
+    threshold = int(val_fraction * 2**64)
+    chosen = {document.digest: int.from_bytes(document.digest[:8], "big") < threshold for document in documents}
+    if len(chosen) == 1:
+        side = [False] * (len(documents) - 1) + [True]
+        return side, "all documents are the same text: validation measures nothing but memory"
+    notice = ""
+    if len(set(chosen.values())) == 1:
+        sizes = dict.fromkeys(chosen, 0)
+        for document in documents:
+            sizes[document.digest] += document.size
+        to_validation = not next(iter(chosen.values()))
+        wanted = (val_fraction if to_validation else 1 - val_fraction) * sum(sizes.values())
+        moved = min(sizes, key=lambda digest: (abs(sizes[digest] - wanted), digest))
+        chosen[moved] = to_validation
+        side_name = "validation" if to_validation else "training"
+        notice = f"the hash of their content chose no document for {side_name}: the one of the fittest size was taken"
+    return [chosen[document.digest] for document in documents], notice
+
+
+def fingerprint_of(documents: Iterable[Document], validation: Iterable[Document]) -> str:
+    """SHA-256 (hex) over the split rule's version and the documents' contents in order, those of `--val` after them."""
+    whole = hashlib.sha256(f"cllm corpus, split rule {SPLIT_RULE}\n".encode())
+    for mark, group in ((b"text", documents), (b"val ", validation)):
+        for document in group:
+            whole.update(mark + document.size.to_bytes(8, "little") + document.digest)
+    return whole.hexdigest()

@@ -1,0 +1,163 @@
+"""What every tokenizer offers, and the streaming decoder that all of them share.
+
+A token id beyond the vocabulary (a model may have more rows than the tokenizer has ids) decodes to U+FFFD, the
+replacement character; the end-of-text id decodes to nothing.
+"""
+
+from __future__ import annotations
+
+import codecs
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from cllm_cli.errors import RunError
+
+TokenArray = npt.NDArray[Any]
+"""One-dimensional, contiguous, unsigned: the smallest of uint8, uint16 and uint32 that holds the vocabulary."""
+
+IdArray = npt.NDArray[np.int64]
+
+COUNT_CHUNK = 1 << 16
+
+
+def token_dtype(vocab_size: int) -> np.dtype[Any]:
+    """The smallest unsigned type that holds the ids below `vocab_size`."""
+    if vocab_size <= 1 << 8:
+        return np.dtype(np.uint8)
+    return np.dtype(np.uint16) if vocab_size <= 1 << 16 else np.dtype(np.uint32)
+
+
+class Encoder(Protocol):
+    """Turns documents into ids chunk by chunk: `begin`, any number of `encode`, `end`; then the next document."""
+
+    size: int
+    """How many ids there are so far: those that `encode` has returned are all below it."""
+    final: bool
+    """Whether they stay as they are; otherwise `finish` has the table that makes them so."""
+
+    def begin(self, name: str, offset: int = 0) -> None:
+        """A document starts. Its name (safe to print) and the offset of its first byte are for error messages."""
+
+    def encode(self, chunk: bytes) -> TokenArray:
+        """The ids of the characters that are complete by now, to be read before the next call. Raises CorpusError."""
+
+    def end(self) -> None:
+        """The document is over. Raises CorpusError where it ends within a character."""
+
+
+class Builder(Encoder, Protocol):
+    """An encoder that learns its tokenizer while it reads."""
+
+    def finish(self, end_of_text: bool) -> tuple[Tokenizer, TokenArray | None]:
+        """The tokenizer, and the table from provisional to final ids (None: they are final already)."""
+
+
+class Tokenizer(ABC):
+    """Text to ids and back.
+
+    `vocab_size` counts the text ids plus the end-of-text id, if there is one; that is the last. `token_bytes[id]` is
+    the number of UTF-8 bytes that an id stands for, 0 for the end of text.
+    """
+
+    kind: ClassVar[str]
+    vocab_size: int
+    end_of_text: int | None
+    token_bytes: npt.NDArray[np.uint8]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of token arrays."""
+        return token_dtype(self.vocab_size)
+
+    @classmethod
+    @abstractmethod
+    def builder(cls) -> Builder:
+        """What learns a tokenizer of this kind."""
+
+    @abstractmethod
+    def encoder(self) -> Encoder:
+        """What turns documents into this tokenizer's ids."""
+
+    @abstractmethod
+    def encode(self, text: str) -> TokenArray:
+        """The ids of a prompt. Raises CorpusError for a character that has none."""
+
+    @abstractmethod
+    def decode_bytes(self, ids: npt.ArrayLike) -> bytes:
+        """The UTF-8 bytes that `ids` (whole numbers) stand for."""
+
+    def decode(self, ids: npt.ArrayLike) -> str:
+        """The text that `ids` stand for; U+FFFD stands for what is no UTF-8."""
+        return self.decode_bytes(ids).decode("utf-8", errors="replace")
+
+    def stream(self) -> StreamDecoder:
+        """A decoder that takes one id after the other."""
+        return StreamDecoder(self)
+
+    def boundary(self, tokens: TokenArray, cut: int) -> int:
+        """Where to cut `tokens` in two, at or shortly before `cut`, so that no character is torn."""
+        return cut
+
+    @abstractmethod
+    def to_json(self) -> dict[str, Any]:
+        """What `tokenizer_from_json` needs to make this tokenizer again."""
+
+    @classmethod
+    @abstractmethod
+    def from_json(cls, facts: Mapping[str, Any]) -> Tokenizer:
+        """The tokenizer that `to_json` described. Raises RunError for anything else."""
+
+
+class StreamDecoder:
+    """Text as it is generated: what `push` returned so far, and `flush` at the end, make `decode` of all ids."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def push(self, token: int) -> str:
+        """The text that is complete now that `token` has come; often nothing, within a character of several bytes."""
+        return self._utf8.decode(self._tokenizer.decode_bytes([token]))
+
+    def flush(self) -> str:
+        """What is left: U+FFFD for an unfinished character. The decoder is as new afterwards."""
+        rest = self._utf8.decode(b"", final=True)
+        self._utf8.reset()
+        return rest
+
+
+def count_bytes(tokens: TokenArray, tokenizer: Tokenizer) -> int:
+    """The number of UTF-8 bytes that `tokens` stand for. Memory: less than a MiB, whatever their number."""
+    chunks = (tokens[start : start + COUNT_CHUNK] for start in range(0, tokens.size, COUNT_CHUNK))
+    return sum(int(tokenizer.token_bytes.take(chunk).sum(dtype=np.int64)) for chunk in chunks)
+
+
+def as_ids(ids: npt.ArrayLike) -> IdArray:
+    """`ids` in one dimension, as int64."""
+    return np.asarray(ids, dtype=np.int64).reshape(-1)
+
+
+def damaged(what: str) -> RunError:
+    """The error for a stored tokenizer that is not as `to_json` made it."""
+    return RunError(f"the stored tokenizer is damaged: {what}", "restore the run's tokenizer.json, or train again")
+
+
+def checked_keys(facts: Mapping[str, Any], kind: str, expected: Iterable[str]) -> None:
+    """Raise RunError unless `facts` is of this kind and has exactly the expected keys beside."""
+    if facts.get("kind") != kind or set(facts) != {"kind", "vocab_size", "end_of_text", *expected}:
+        raise damaged(f"a '{kind}' tokenizer has other keys")
+
+
+def checked_end_of_text(facts: Mapping[str, Any], text_ids: int) -> int | None:
+    """The end-of-text id of `facts`: none, or the one after the text ids. Raises RunError where the sizes disagree."""
+    end_of_text, vocab_size = facts["end_of_text"], facts["vocab_size"]
+    # True == 1 in Python, hence the exact types.
+    if end_of_text is not None and (type(end_of_text) is not int or end_of_text != text_ids):
+        raise damaged(f"its end-of-text id is not {text_ids}")
+    if type(vocab_size) is not int or vocab_size != text_ids + (end_of_text is not None):
+        raise damaged("its vocabulary size does not match its ids")
+    return text_ids if end_of_text is not None else None
