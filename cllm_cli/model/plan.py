@@ -8,7 +8,6 @@ peak is known before anything is allocated.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -95,11 +94,6 @@ def make_plan(program: Program, real: np.dtype[Any]) -> Plan:
     starts, plan.total = _pack(blocks)
     plan.offsets = {key: starts[_owner(key, share)] for key in keys}
     return plan
-
-
-def caches(plan: Plan) -> Iterable[Place]:
-    """What a plan for generation keeps from run to run."""
-    return [place for run in plan.forward for place in run.places.values() if place.key[0] == CACHE]
 
 
 def _forward_kernel(call: Call, mode: str) -> tuple[Any, str]:

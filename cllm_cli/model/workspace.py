@@ -5,30 +5,41 @@ Programs that never run at the same time (training, evaluation, generation) shar
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from cllm_cli.layers.base import arguments, gradient
 from cllm_cli.model.arena import Arena, aligned
-from cllm_cli.model.plan import VALUE, Key, Place, Plan, Run, caches
+from cllm_cli.model.plan import CACHE, VALUE, Key, Place, Plan, Run
 from cllm_cli.model.program import Program
 
 Runner = tuple[Callable[..., None], tuple[Any, ...], tuple[str, ...]]
 
 
 class Workspace:
-    """Memory for activations; it grows when a larger plan is replayed, and what was bound before stays valid."""
+    """Memory for activations; it grows when a larger plan is replayed, and what was bound before stays valid.
+
+    Caches of generation are kept by key, so that the programs for a prompt and for one token share them.
+    """
 
     def __init__(self) -> None:
         self.buffer = aligned(0, np.dtype(np.uint8))
+        self._caches: dict[tuple[Key, tuple[int, ...]], np.ndarray] = {}
 
     def reserve(self, size: int) -> np.ndarray:
         """A buffer of at least `size` bytes."""
         if self.buffer.size < size:
             self.buffer = aligned(size, np.dtype(np.uint8))
         return self.buffer
+
+    def cache(self, place: Place) -> np.ndarray:
+        """The memory of a cache, made when it is first asked for."""
+        if (place.key, place.shape) not in self._caches:
+            flat = aligned(place.bytes // place.dtype.itemsize, place.dtype)
+            self._caches[place.key, place.shape] = flat.reshape(place.shape)
+        return self._caches[place.key, place.shape]
 
 
 class Replay:
@@ -37,10 +48,7 @@ class Replay:
     def __init__(self, program: Program, plan: Plan, arena: Arena, workspace: Workspace) -> None:
         self.program, self.plan = program, plan
         self._arena, self._buffer = arena, workspace.reserve(plan.total)
-        self.caches: dict[Key, np.ndarray] = {
-            place.key: aligned(place.bytes // place.dtype.itemsize, place.dtype).reshape(place.shape)
-            for place in caches(plan)
-        }
+        self._workspace = workspace
         self.given = {name: self._tensor(tensor.index) for name, tensor in program.given.items()}
         self.results = {name: self._tensor(tensor.index) for name, tensor in program.calls[-1].outputs.items()}
         self.forward_runs = [self.bind(run) for run in plan.forward]
@@ -55,6 +63,11 @@ class Replay:
         """Adds the gradient of the last forward to the arena's gradients."""
         for kernel, fixed, names in self.backward_runs:
             kernel(*fixed, *[step[name] for name in names])
+
+    def calls(self, step: Mapping[str, Any]) -> list[tuple[Any, tuple[Any, ...]]]:
+        """Every kernel run with its arguments, for whoever compiles or times them."""
+        runs = [*self.forward_runs, *self.backward_runs]
+        return [(kernel, (*fixed, *[step[name] for name in names])) for kernel, fixed, names in runs]
 
     def bind(self, run: Run) -> Runner:
         """A run's kernel with its fixed arguments, and the names of the step arguments that follow them."""
@@ -77,8 +90,8 @@ class Replay:
 
     def array(self, place: Place) -> np.ndarray:
         """The memory that a place means."""
-        if place.key in self.caches:
-            return self.caches[place.key]
+        if place.key[0] == CACHE:
+            return self._workspace.cache(place)
         at = self.plan.offsets[place.key]
         return self._buffer[at : at + place.bytes].view(place.dtype).reshape(place.shape)
 

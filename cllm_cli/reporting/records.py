@@ -2,34 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, TextIO
 
 from cllm_cli.reporting.reporter import Consumer
-from cllm_cli.training.records import Record
+from cllm_cli.training.records import Record, json_line
 
-
-def json_line(values: Mapping[str, Any]) -> str:
-    """One object without a line end. Floats round-trip; one that is not finite is null, since JSON has no NaN.
-
-    Everything but ASCII is escaped, so that a line can be written to any stream.
-    """
-    try:
-        return json.dumps(values, allow_nan=False, separators=(",", ":"))
-    except ValueError:
-        return json.dumps(_finite(values), allow_nan=False, separators=(",", ":"))
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value
+__all__ = ["JsonLines", "json_line"]
 
 
 class JsonLines(Consumer):

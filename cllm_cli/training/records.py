@@ -5,8 +5,32 @@ Losses are means in nats a token; `ms` runs from one step's start to the next, e
 
 from __future__ import annotations
 
+import json
+import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
+
+
+def json_line(values: Mapping[str, Any]) -> str:
+    """One object without a line end. Floats round-trip; one that is not finite is null, since JSON has no NaN.
+
+    Everything but ASCII is escaped, so that a line can be written to any stream.
+    """
+    try:
+        return json.dumps(values, allow_nan=False, separators=(",", ":"))
+    except ValueError:
+        return json.dumps(_finite(values), allow_nan=False, separators=(",", ":"))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
 
 
 @dataclass(frozen=True)
@@ -73,6 +97,13 @@ class Step(Record):
     epoch: float = 0.0
     steps: int = 0
     seconds_left: float | None = None
+
+
+@dataclass(frozen=True)
+class Pulse(Step):
+    """A step between those that are logged, for the screen alone."""
+
+    event: ClassVar[str] = ""
 
 
 @dataclass(frozen=True)

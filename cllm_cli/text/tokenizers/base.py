@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from cllm_cli.errors import RunError
+from cllm_cli.errors import CorpusError, RunError
 
 TokenArray = npt.NDArray[Any]
 """One-dimensional, contiguous, unsigned: the smallest of uint8, uint16 and uint32 that holds the vocabulary."""
@@ -97,6 +97,15 @@ class Tokenizer(ABC):
     def stream(self) -> StreamDecoder:
         """A decoder that takes one id after the other."""
         return StreamDecoder(self)
+
+    def first_token(self) -> int:
+        """What generation without a prompt starts from: the end of a text before, or of a line, or any id."""
+        if self.end_of_text is not None:
+            return self.end_of_text
+        try:
+            return int(self.encode("\n")[0])
+        except CorpusError:
+            return 0
 
     def boundary(self, tokens: TokenArray, cut: int) -> int:
         """Where to cut `tokens` in two, at or shortly before `cut`, so that no character is torn."""

@@ -1,0 +1,134 @@
+"""Checkpoints: everything that resuming needs, so that a resumed run has the same bits as one that never stopped.
+
+A checkpoint is a folder checkpoint/step-N, renamed into place when all of it is on the disk:
+
+    state.safetensors    weights by name, and the optimizer's state as <state>.<name>
+    manifest.json        format, step, sampler position, best validation loss, hash of the settings, fingerprint of the
+                         corpus, length of metrics.jsonl, and size and sha256 of state.safetensors
+
+The last KEEP are kept. Random numbers are functions of seed and step, so step and position are all of their state.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+
+from cllm_cli.config import Settings, stated
+from cllm_cli.errors import RunError
+from cllm_cli.training.durable import file_hash, tensor_chunks, write_folder
+from cllm_cli.training.run_folder import RunFolder, copy_tensors, open_tensors
+
+FORMAT = 1
+KEEP = 2
+FREE = frozenset(
+    {"steps", "epochs", "minutes", "schedule_steps", "stop_after", "threads"}
+    | {"eval_every", "eval_batches", "log_every", "save_every", "sample_every"}
+)
+"""Settings that may differ when a run is resumed: its length, its intervals and its threads."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands. loss_sum and loss_count are of the steps since the last evaluation; seconds are of training."""
+
+    step: int = 0
+    position: int = 0
+    evaluated_step: int | None = None
+    val_loss: float | None = None
+    bits_per_byte: float | None = None
+    best_step: int | None = None
+    best_val_loss: float | None = None
+    loss_sum: float = 0.0
+    loss_count: int = 0
+    seconds: float = 0.0
+    metrics_bytes: int = 0
+
+
+def settings_hash(settings: Settings) -> str:
+    """A hash of the settings that decide a run's bits."""
+    bound = {name: value for name, value in stated(settings).items() if name not in FREE}
+    return hashlib.sha256(json.dumps(bound, sort_keys=True).encode()).hexdigest()
+
+
+def save(
+    folder: RunFolder,
+    progress: Progress,
+    tensors: Mapping[str, npt.NDArray[Any]],
+    settings: Settings,
+    fingerprint: str,
+) -> Path:
+    """Writes a checkpoint and removes all but the last KEEP; it is durable when this returns. Raises RunError."""
+    path = folder.checkpoints / f"step-{progress.step:08d}"
+    manifest = {
+        "format": FORMAT,
+        **asdict(progress),
+        "settings": settings_hash(settings),
+        "fingerprint": fingerprint,
+    }
+    write_folder(path, {"state.safetensors": tensor_chunks(tensors, {"step": str(progress.step)})}, manifest)
+    for old in _found(folder)[KEEP:]:
+        shutil.rmtree(old, ignore_errors=True)
+    return path
+
+
+def load(
+    folder: RunFolder, tensors: Mapping[str, npt.NDArray[Any]], settings: Settings, fingerprint: str
+) -> tuple[Progress | None, list[str]]:
+    """Fills `tensors` from the newest whole checkpoint; gives where it stands, and what was passed over and why.
+
+    No progress where there is no checkpoint at all. Raises RunError where checkpoints are there and none is whole, or where
+    the checkpoint is of other settings or another corpus.
+    """
+    passed: list[str] = []
+    for path in _found(folder):
+        try:
+            manifest = _read_manifest(path)
+        except RunError as error:
+            passed.append(error.message)
+            continue
+        if manifest["fingerprint"] != fingerprint:
+            raise RunError(
+                f"the corpus is not the one that {folder.path} was trained on",
+                "give the same text, or start a new run from these weights with --init-from",
+            )
+        if manifest["settings"] != settings_hash(settings):
+            raise RunError(
+                f"the settings in {folder.config} are not those of its checkpoint", "restore config.toml as it was"
+            )
+        with open_tensors(path / "state.safetensors") as source:
+            copy_tensors(source, tensors, path)
+        return Progress(**{item.name: manifest[item.name] for item in fields(Progress)}), passed
+    if passed:
+        raise RunError(f"no checkpoint in {folder.checkpoints} is whole: {passed[0]}", "start over with --force")
+    return None, passed
+
+
+def _found(folder: RunFolder) -> list[Path]:
+    """The checkpoints, newest first."""
+    return sorted(folder.checkpoints.glob("step-*"), reverse=True)
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    """A checkpoint's manifest, after its state was compared with it."""
+    try:
+        manifest = json.loads((path / "manifest.json").read_text("utf-8"))
+        part = manifest["parts"]["state.safetensors"]
+        state = path / "state.safetensors"
+        if manifest["format"] != FORMAT:
+            raise RunError(f"{path} is of format {manifest['format']}; this version reads {FORMAT}")
+        if state.stat().st_size != part["bytes"] or file_hash(state) != part["sha256"]:
+            raise RunError(f"{path} is damaged: its state is not as it was written")
+        if ({item.name for item in fields(Progress)} | {"settings", "fingerprint"}) - manifest.keys():
+            raise RunError(f"{path} is damaged: its manifest is incomplete")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise RunError(f"{path} is damaged: {type(error).__name__}") from error
+    found: dict[str, Any] = manifest
+    return found

@@ -1,0 +1,125 @@
+"""The one writer of a run's files: what it has written is there after a crash or a power cut, whole or not at all.
+
+A file is written under a temporary name, flushed to the disk, renamed, and the folder is flushed, since without the last
+step the old name may come back. A folder of several files is made the same way and renamed as one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cllm_cli.errors import RunError
+
+TEMPORARY = ".tmp-"
+PIECE = 1 << 22  # bytes of a tensor that are written and hashed at a time
+
+SAFETENSORS_TYPES = {
+    "float32": "F32",
+    "float64": "F64",
+    "uint8": "U8",
+    "uint16": "U16",
+    "uint32": "U32",
+    "int64": "I64",
+}
+
+
+def write_file(path: Path, chunks: Iterable[Any]) -> dict[str, Any]:
+    """Writes bytes-like chunks to `path` and gives {"bytes": …, "sha256": …}. Raises RunError when it cannot."""
+    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
+    try:
+        facts = _write(temporary, chunks)
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise _failed(path, error) from error
+    return facts
+
+
+def write_folder(path: Path, files: Mapping[str, Iterable[Any]], manifest: Mapping[str, Any]) -> None:
+    """Writes a folder of files and `manifest.json`, to which the files' sizes and hashes are added. Raises RunError."""
+    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        parts = {name: _write(temporary / name, chunks) for name, chunks in files.items()}
+        text = json.dumps({**manifest, "parts": parts}, indent=1)
+        _write(temporary / "manifest.json", [text.encode()])
+        _sync_folder(temporary)
+        if path.exists():
+            shutil.rmtree(path)
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise _failed(path, error) from error
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Removes what writers that died have left behind; call it under the run's lock."""
+    for left in folder.glob(f"{TEMPORARY}*"):
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
+
+
+def tensor_chunks(tensors: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, str]) -> Iterator[bytes | memoryview]:
+    """A safetensors file, header first, straight from the tensors' memory (C-contiguous arrays)."""
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    at = 0
+    for name, tensor in tensors.items():
+        kind = SAFETENSORS_TYPES[tensor.dtype.name]
+        header[name] = {"dtype": kind, "shape": list(tensor.shape), "data_offsets": [at, at + tensor.nbytes]}
+        at += tensor.nbytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the data starts aligned
+    yield len(text).to_bytes(8, "little") + text
+    for tensor in tensors.values():
+        flat = memoryview(tensor.reshape(-1).view(np.uint8))
+        for start in range(0, len(flat), PIECE):
+            yield flat[start : start + PIECE]
+
+
+def file_hash(path: Path) -> str:
+    """The sha256 of a file, in hexadecimal digits. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write(path: Path, chunks: Iterable[Any]) -> dict[str, Any]:
+    digest, size = hashlib.sha256(), 0
+    with path.open("wb") as file:
+        for chunk in chunks:
+            file.write(chunk)
+            digest.update(chunk)
+            size += len(chunk)
+        file.flush()
+        os.fsync(file.fileno())
+    return {"bytes": size, "sha256": digest.hexdigest()}
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _failed(path: Path, error: OSError) -> RunError:
+    return RunError(
+        f"cannot write {path}: {error.strerror or error}",
+        "what was saved before is untouched; make room or choose another --out, then go on with --resume",
+    )

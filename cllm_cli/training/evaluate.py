@@ -1,0 +1,66 @@
+"""Evaluation: every token but the first scored once, in consecutive windows of T; means are over tokens."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from cllm_cli.model.workspace import Replay
+from cllm_cli.text.batches import Windows
+from cllm_cli.text.tokenizers.base import Tokenizer
+from cllm_cli.training.records import Evaluating
+
+
+@dataclass(frozen=True)
+class Score:
+    """Sums over scored tokens: loss in nats, hits of the most likely token, bytes that the tokens stand for."""
+
+    tokens: int
+    bytes: int
+    nats: float
+    hits: int
+
+    @property
+    def loss(self) -> float:
+        """Nats a token."""
+        return self.nats / self.tokens
+
+    @property
+    def perplexity(self) -> float:
+        return math.exp(min(self.loss, 700.0))
+
+    @property
+    def bits_per_byte(self) -> float:
+        return self.nats / math.log(2) / max(1, self.bytes)
+
+    @property
+    def accuracy(self) -> float:
+        return self.hits / self.tokens
+
+
+def score(
+    replay: Replay, windows: Windows, tokenizer: Tokenizer, batches: int | None = None
+) -> Iterator[Evaluating | Score]:
+    """Scores windows with a program for evaluation; yields progress, and the Score last.
+
+    With fewer `batches` than there are, they are spread evenly over the text, the same ones each time.
+    """
+    total = len(windows)
+    count = min(total, batches or total)
+    tokens = size = hits = 0
+    nats = 0.0
+    for number in range(count):
+        x, y = windows[number * total // count]
+        replay.given["tokens"][:] = x.reshape(-1)
+        replay.given["targets"][:] = y.reshape(-1)
+        replay.forward(position=0)
+        scored = y[y >= 0]
+        tokens += scored.size
+        size += int(tokenizer.token_bytes[scored].sum(dtype=np.int64))
+        nats += float(replay.results["losses"].sum(dtype=np.float64))
+        hits += int(replay.results["hits"].sum(dtype=np.float64))
+        yield Evaluating(number + 1, count)
+    yield Score(tokens, size, nats, hits)

@@ -1,0 +1,268 @@
+"""The training loop: a generator of records. It prints nothing; whoever iterates it shows and stores what it yields."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import cllm_cli
+from cllm_cli.config import stated
+from cllm_cli.errors import Interrupted
+from cllm_cli.model.decode import Decoder, Sampling, generate
+from cllm_cli.model.program import EVALUATE
+from cllm_cli.optim.schedule import Schedule
+from cllm_cli.text.batches import Windows
+from cllm_cli.text.tokenizers.base import Tokenizer
+from cllm_cli.training import checkpoint
+from cllm_cli.training.compiling import Call, compile_kernels
+from cllm_cli.training.evaluate import Score, score
+from cllm_cli.training.metrics import Metrics
+from cllm_cli.training.records import Checkpointed, End, Evaluation, Notice, Pulse, Record, Sample, Start, Step
+from cllm_cli.training.resolve import EVALUATION_SHARE
+from cllm_cli.training.session import Session
+
+FIRST_SAVE, SAVE_EVERY = 20.0, 240.0  # seconds: the first checkpoint comes early
+PULSE = 0.5  # seconds between steps that are shown
+TIMED_STEPS = 8  # steps after which --minutes becomes a number of steps, the very first one left out
+SAMPLE_TOKENS = 160
+
+
+class Loop:
+    """One run. `stop` says which signal asks it to end, 0 for none."""
+
+    def __init__(self, session: Session, stop: Callable[[], int] = lambda: 0) -> None:
+        self.session, self.stop = session, stop
+        self.progress = session.progress
+        self.settings = session.settings
+        self.evaluator = session.model.replay(EVALUATE, session.stepper.batch, session.model.config.block_size)
+        self.windows = Windows(session.corpus.val, session.model.config.block_size, session.stepper.batch)
+        self.metrics = Metrics(session.folder.metrics, self.progress.metrics_bytes)
+        self.saved_step = self.first_step = self.progress.step
+        self.began = self.next_save = time.monotonic()
+
+    def run(self) -> Iterator[Record]:
+        """The run's records, from start to end. Raises Interrupted after everything was saved, and whatever goes wrong."""
+        try:
+            for record in self._run():
+                self.metrics.write(record)
+                yield record
+        finally:
+            self.metrics.close()
+            self.session.folder.unlock()
+
+    def _run(self) -> Iterator[Record]:
+        yield self._start()
+        yield from (Notice(text) for text in self.session.notices)
+        yield from compile_kernels(self._calls(), self._stop_before_training)
+        self.began = time.monotonic()
+        self.next_save = self.began + FIRST_SAVE
+        yield from self._steps()
+        yield from self._save()
+        if not self.stop():
+            yield from self._report()
+        yield self._end("interrupt" if self.stop() else self._reason())
+        if self.stop():
+            raise Interrupted(self.stop(), f"stopped at step {self.progress.step}", "all is saved: --resume goes on")
+
+    def _steps(self) -> Iterator[Record]:
+        """Trains until the last step or until asked to stop; evaluates, samples and saves when it is time to."""
+        shown = started = time.monotonic()
+        counted = first = self.first_step
+        while not self.stop():
+            yield from self._due()
+            if self.stop() or self.progress.step >= self._last():
+                break
+            outcome = self.session.stepper.run(self.progress.step, self._schedule())
+            now = time.monotonic()
+            step = self.progress.step + 1
+            self.progress = replace(
+                self.progress,
+                step=step,
+                position=self.session.stepper.sampler.position,
+                loss_sum=self.progress.loss_sum + outcome.loss,
+                loss_count=self.progress.loss_count + 1,
+            )
+            if step - first == TIMED_STEPS and self.settings.steps is None:
+                self._fix_steps((now - started) / TIMED_STEPS, now)
+            logged = step % self.settings.log_every == 0 or step == self._last()
+            if logged or now - shown >= PULSE:
+                kind = Step if logged else Pulse
+                seconds = (now - shown) / (step - counted)
+                yield kind(
+                    step=step,
+                    loss=outcome.loss,
+                    lr=outcome.rate,
+                    grad_norm=outcome.norm,
+                    tokens_per_s=self.session.stepper.tokens / seconds,
+                    ms=1e3 * seconds,
+                    epoch=self.session.stepper.sampler.epoch,
+                    steps=self.settings.steps or 0,
+                    seconds_left=(self._last() - step) * (now - self.began) / (step - first)
+                    if self.settings.steps
+                    else None,
+                )
+                shown, counted = now, step
+
+    def _due(self) -> Iterator[Record]:
+        """What is to be done at the present step, before the next one."""
+        step, settings = self.progress.step, self.settings
+        if step == 0:
+            return
+        last = step >= self._final()  # not at --stop-after: the run that goes on must not know that it stopped
+        if (step % (settings.eval_every or 1) == 0 or last) and self.progress.evaluated_step != step:
+            yield from self._evaluate()
+            if settings.sample_every and not self.stop() and (step % settings.sample_every == 0 or last):
+                yield self._sample()
+        by_step = step % (settings.save_every or 1) == 0 and self.saved_step != step
+        if by_step or time.monotonic() >= self.next_save:
+            yield from self._save()
+
+    def _evaluate(self) -> Iterator[Record]:
+        found = None
+        for found in score(self.evaluator, self.windows, self.tokenizer, self.settings.eval_batches):
+            if self.stop():
+                return
+            if not isinstance(found, Score):
+                yield found
+        assert isinstance(found, Score)
+        progress = self.progress
+        best = progress.best_val_loss is None or found.loss < progress.best_val_loss
+        if best:
+            self.session.folder.write_model(self.session.model.arena, progress.step, found.loss)
+        mean = progress.loss_sum / progress.loss_count if progress.loss_count else None
+        self.progress = replace(
+            progress,
+            evaluated_step=progress.step,
+            val_loss=found.loss,
+            bits_per_byte=found.bits_per_byte,
+            best_step=progress.step if best else progress.best_step,
+            best_val_loss=found.loss if best else progress.best_val_loss,
+            loss_sum=0.0,
+            loss_count=0,
+        )
+        yield self._evaluation(found, mean, best)
+
+    def _evaluation(self, found: Score, train_loss: float | None, best: bool) -> Evaluation:
+        return Evaluation(
+            step=self.progress.step,
+            train_loss=train_loss,
+            val_loss=found.loss,
+            bits_per_byte=found.bits_per_byte,
+            perplexity=found.perplexity,
+            accuracy=found.accuracy,
+            tokens=found.tokens,
+            best=best,
+        )
+
+    def _sample(self) -> Sample:
+        tokenizer, step = self.tokenizer, self.progress.step
+        drawn = generate(
+            self.session.model,
+            [tokenizer.first_token()],
+            Sampling(temperature=0.8, top_k=0, top_p=0.95),
+            seed=self.settings.seed + step,
+            vocabulary=tokenizer.vocab_size,
+            end=tokenizer.end_of_text,
+        )
+        return Sample(step, tokenizer.decode([token for token, _ in zip(drawn, range(SAMPLE_TOKENS), strict=False)]))
+
+    def _save(self) -> Iterator[Record]:
+        """A checkpoint of the present step, unless there is one, or nothing was trained yet."""
+        if self.saved_step != self.progress.step:
+            session = self.session
+            if self.progress.best_val_loss is None:
+                session.folder.write_model(session.model.arena, self.progress.step, None)
+            self.metrics.sync()
+            progress = replace(self.progress, metrics_bytes=self.metrics.length, seconds=self._seconds())
+            path = checkpoint.save(
+                session.folder, progress, session.tensors(), self.settings, session.corpus.fingerprint
+            )
+            self.saved_step = self.progress.step
+            yield Checkpointed(self.progress.step, str(path))
+        self.next_save = time.monotonic() + SAVE_EVERY
+
+    def _report(self) -> Iterator[Record]:
+        """Where the present weights were scored on a part of the validation text or not at all: on all of it."""
+        whole = len(self.windows)
+        if self.progress.evaluated_step == self.progress.step and (self.settings.eval_batches or whole) >= whole:
+            return
+        found = None
+        for found in score(self.evaluator, self.windows, self.tokenizer):
+            if self.stop():
+                return
+            if not isinstance(found, Score):
+                yield found
+        assert isinstance(found, Score)
+        self.progress = replace(self.progress, val_loss=found.loss, bits_per_byte=found.bits_per_byte)
+        yield self._evaluation(found, None, False)
+
+    def _start(self) -> Start:
+        session = self.session
+        return Start(
+            params=session.model.arena.count,
+            train_tokens=int(session.corpus.train.size),
+            val_tokens=int(session.corpus.val.size),
+            memory_bytes=session.memory,
+            config=stated(self.settings),
+            run=str(session.folder.path),
+            step=self.progress.step,
+            steps=self.settings.steps or 0,
+            version=cllm_cli.__version__,
+        )
+
+    def _end(self, stopped: str) -> End:
+        return End(
+            step=self.progress.step,
+            val_loss=self.progress.val_loss,
+            best_val_loss=self.progress.best_val_loss,
+            seconds=self._seconds(),
+            stopped=stopped,
+            bits_per_byte=self.progress.bits_per_byte,
+            run=str(self.session.folder.path),
+            memory_bytes=self.session.memory,
+        )
+
+    def _calls(self) -> list[Call]:
+        """Every kernel that the run will call, with arguments of the right types."""
+        sampled = Decoder(self.session.model).calls() if self.settings.sample_every else []
+        return [*self.session.stepper.calls(), *self.evaluator.calls({"position": 0}), *sampled]
+
+    def _stop_before_training(self) -> None:
+        if self.stop():
+            raise Interrupted(self.stop(), "stopped before the first step", "nothing was trained yet")
+
+    def _fix_steps(self, seconds: float, now: float) -> None:
+        """Turns --minutes into a number of steps, which is stored: the schedule needs an end."""
+        left = 60 * (self.settings.minutes or 0) - self.progress.seconds - (now - self.began)
+        per_step = seconds * (1 + EVALUATION_SHARE)
+        steps = self.progress.step + max(1, math.floor(left / per_step))
+        self.settings = self.session.settings = replace(self.settings, steps=steps)
+        self.session.folder.write_settings(self.settings)
+
+    def _schedule(self) -> Schedule:
+        settings = self.settings
+        assert settings.lr is not None and settings.min_lr is not None and settings.warmup is not None
+        total = settings.schedule_steps or settings.steps or 10**9
+        return Schedule(
+            settings.schedule, settings.lr, settings.min_lr, settings.warmup, total, settings.decay_fraction
+        )
+
+    def _final(self) -> int:
+        return self.settings.steps or 10**9
+
+    def _last(self) -> int:
+        return min(self._final(), self.settings.stop_after or 10**9)
+
+    def _reason(self) -> str:
+        if self.progress.step < self._final():
+            return "stop-after"
+        return "minutes" if self.settings.minutes else "epochs" if self.settings.epochs else "steps"
+
+    def _seconds(self) -> float:
+        return self.session.progress.seconds + time.monotonic() - self.began
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self.session.corpus.tokenizer

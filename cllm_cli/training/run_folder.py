@@ -1,0 +1,246 @@
+"""A run folder: what a training run leaves, and what eval, generate and --resume read.
+
+config.toml          the resolved settings                tokenizer.json      the tokenizer, whole
+model.safetensors    the best weights so far              config.json         the same model's sizes, for transformers
+metrics.jsonl        the events of the run                checkpoint/         everything that resuming needs
+data/                the validation tokens; all tokens of a corpus that came from standard input
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tomli_w
+from safetensors import SafetensorError, safe_open
+
+from cllm_cli.config import Settings, make_settings, read_toml, stated
+from cllm_cli.errors import ConfigError, RunError
+from cllm_cli.model.arena import Arena
+from cllm_cli.model.build import Model, ModelConfig
+from cllm_cli.text.corpus import Corpus, check_tokens, restored
+from cllm_cli.text.tokenizers import tokenizer_from_json
+from cllm_cli.text.tokenizers.base import TokenArray, Tokenizer
+from cllm_cli.training.durable import remove_temporaries, tensor_chunks, write_file
+
+OWN = ("config.toml", "config.json", "model.safetensors", "tokenizer.json", "metrics.jsonl", "checkpoint", "data")
+LOCK = ".lock"
+LARGEST_TEXT = 64 << 20  # bytes of a configuration or tokenizer that anyone could mean
+
+
+class RunFolder:
+    """The files of a run at `path`. Reading raises RunError for whatever is missing or damaged."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config, self.model = path / "config.toml", path / "model.safetensors"
+        self.tokenizer, self.metrics = path / "tokenizer.json", path / "metrics.jsonl"
+        self.checkpoints, self.data = path / "checkpoint", path / "data"
+        self._lock: int | None = None
+
+    def exists(self) -> bool:
+        """Whether a run was started here."""
+        return self.config.is_file()
+
+    def check_new(self, force: bool) -> None:
+        """Raises RunError where a new run may not be made; touches nothing."""
+        if self.path.exists() and not self.path.is_dir():
+            raise RunError(f"{self.path} is a file, not a folder", "choose another folder with --out")
+        if self.exists() and not force:
+            raise RunError(f"there is a run in {self.path}", "--resume goes on with it, --force starts over, -o DIR")
+        if not self.exists() and self.path.is_dir() and any(item.name != LOCK for item in self.path.iterdir()):
+            raise RunError(f"{self.path} is not empty and no run", "choose another folder with --out")
+
+    def lock(self) -> None:
+        """Makes the folder and holds it until `unlock`, or the process's end. Raises RunError where another holds it."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self.unlock()
+            raise RunError(
+                f"another process is training in {self.path}", "wait for it, or choose another --out"
+            ) from error
+        except OSError as error:
+            self.unlock()
+            raise RunError(
+                f"cannot write to {self.path}: {error.strerror}", "choose another folder with --out"
+            ) from error
+        for folder in (self.path, self.checkpoints, self.data):
+            remove_temporaries(folder)
+
+    def unlock(self) -> None:
+        """Gives the folder back."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def clear(self) -> None:
+        """Removes the run that is here, and nothing that is not of a run."""
+        for name in OWN:
+            item = self.path / name
+            if item.is_dir():
+                shutil.rmtree(item)
+            else:
+                item.unlink(missing_ok=True)
+
+    def create(self, settings: Settings, model: Model, corpus: Corpus) -> None:
+        """Writes what a run has from its first moment; config.toml last, since it says that there is a run."""
+        with _as_run_error(self.path):
+            self.checkpoints.mkdir(exist_ok=True)
+            self.data.mkdir(exist_ok=True)
+        write_file(self.data / "tokens.safetensors", tensor_chunks(corpus.stored_tokens(), {}))
+        write_file(self.data / "corpus.json", [json.dumps(corpus.facts(), indent=1).encode()])
+        write_file(self.tokenizer, [json.dumps(corpus.tokenizer.to_json()).encode()])
+        facts = transformers_config(model.config, corpus.tokenizer.end_of_text)
+        write_file(self.path / "config.json", [json.dumps(facts, indent=1).encode()])
+        self.write_settings(settings)
+
+    def write_settings(self, settings: Settings) -> None:
+        write_file(self.config, [tomli_w.dumps(stated(settings)).encode()])
+
+    def write_model(self, arena: Arena, step: int, val_loss: float | None) -> None:
+        """Writes the weights as transformers names them."""
+        metadata = {"format": "pt", "step": str(step), "val_loss": json.dumps(val_loss)}
+        write_file(self.model, tensor_chunks(arena.tensors(), metadata))
+
+    def read_settings(self) -> Settings:
+        """The run's settings."""
+        if not self.path.is_dir() or not self.config.is_file():
+            raise RunError(f"there is no run in {self.path}", "give the folder that cllm train has made")
+        _check_size(self.config)
+        try:
+            return make_settings(read_toml(self.config))
+        except ConfigError as error:
+            raise RunError(f"{self.config} is damaged: {error.message}", error.hint) from error
+
+    def read_tokenizer(self) -> Tokenizer:
+        return tokenizer_from_json(self._read_json(self.tokenizer))
+
+    def read_corpus(self, tokenizer: Tokenizer) -> Corpus:
+        """The corpus that came from standard input, from the tokens that were kept."""
+        facts = self._read_json(self.data / "corpus.json")
+        with open_tensors(self.data / "tokens.safetensors") as tensors:
+            return restored(facts, tokenizer, _tokens(tensors, "train"), _tokens(tensors, "val"))
+
+    def read_facts(self) -> dict[str, Any]:
+        """What is known of the run's corpus: fingerprint, from_stdin, and the rest of Corpus.facts()."""
+        facts = self._read_json(self.data / "corpus.json")
+        if not isinstance(facts.get("fingerprint"), str) or not isinstance(facts.get("from_stdin"), bool):
+            raise RunError(f"{self.data / 'corpus.json'} is damaged", "restore the run folder, or train again")
+        return facts
+
+    def read_validation(self, tokenizer: Tokenizer) -> TokenArray:
+        """The run's validation tokens."""
+        with open_tensors(self.data / "tokens.safetensors") as tensors:
+            tokens = _tokens(tensors, "val")
+        check_tokens(tokens, tokenizer)
+        return tokens
+
+    def load_model(self, dtype: Any = np.float32) -> Model:
+        """The run's best model."""
+        model = Model(model_config(self.read_settings()), dtype)
+        with open_tensors(self.model) as tensors:
+            copy_tensors(tensors, model.arena.tensors(), self.model)
+        return model
+
+    def _read_json(self, path: Path) -> dict[str, Any]:
+        _check_size(path)
+        try:
+            facts = json.loads(path.read_text("utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise RunError(f"cannot read {path}: {_reason(error)}", "restore the run folder, or train again") from error
+        if not isinstance(facts, dict):
+            raise RunError(f"{path} is damaged: it is no JSON object", "restore the run folder, or train again")
+        return facts
+
+
+def model_config(settings: Settings) -> ModelConfig:
+    """The model of resolved settings. Raises RunError where one is missing."""
+    names = ("n_layer", "n_head", "n_embd", "n_hidden", "block_size", "vocab_size")
+    sizes = {name: getattr(settings, name) for name in names}
+    missing = [name for name, value in sizes.items() if value is None]
+    if missing:
+        raise RunError(f"the run's config.toml lacks {', '.join(missing)}", "restore the run folder, or train again")
+    return ModelConfig(arch=settings.arch, dropout=settings.dropout or 0.0, **sizes)
+
+
+def transformers_config(config: ModelConfig, end_of_text: int | None) -> dict[str, Any]:
+    """The config.json with which transformers' GPT2LMHeadModel loads model.safetensors."""
+    return {
+        "architectures": ["GPT2LMHeadModel"],
+        "model_type": "gpt2",
+        "vocab_size": config.vocab_size,
+        "n_positions": config.block_size,
+        "n_ctx": config.block_size,
+        "n_embd": config.n_embd,
+        "n_layer": config.n_layer,
+        "n_head": config.n_head,
+        "n_inner": config.n_hidden,
+        "activation_function": "gelu_new",
+        "layer_norm_epsilon": 1e-5,
+        "resid_pdrop": config.dropout,
+        "embd_pdrop": config.dropout,
+        "attn_pdrop": 0.0,
+        "tie_word_embeddings": True,
+        "bos_token_id": end_of_text,
+        "eos_token_id": end_of_text,
+        "torch_dtype": "float32",
+    }
+
+
+@contextlib.contextmanager
+def open_tensors(path: Path) -> Any:
+    """A safetensors file, its header checked. Raises RunError for a missing or damaged one, also while it is read."""
+    try:
+        with safe_open(path, framework="numpy") as tensors:
+            yield tensors
+    except (OSError, SafetensorError, ValueError, KeyError) as error:
+        raise RunError(f"cannot read {path}: {_reason(error)}", "restore the run folder, or train again") from error
+
+
+def copy_tensors(source: Any, targets: Mapping[str, npt.NDArray[Any]], path: Path) -> None:
+    """Copies every tensor that `targets` names from an open file, after all names and shapes were compared."""
+    there = set(source.keys())
+    for name, target in targets.items():
+        if name not in there:
+            raise RunError(f"{path} has no tensor {name}", "it does not belong to this run's config.toml")
+        shape = tuple(source.get_slice(name).get_shape())
+        if shape != target.shape:
+            raise RunError(
+                f"{path}: {name} is {shape}, not {target.shape}", "it does not belong to this run's config.toml"
+            )
+    for name, target in targets.items():
+        target[...] = source.get_tensor(name)
+
+
+def _tokens(tensors: Any, name: str) -> TokenArray:
+    tokens: TokenArray = tensors.get_tensor(name)
+    return tokens
+
+
+def _check_size(path: Path) -> None:
+    with _as_run_error(path):
+        if path.stat().st_size > LARGEST_TEXT:
+            raise RunError(f"{path} is too large to be what its name says", "restore the run folder, or train again")
+
+
+@contextlib.contextmanager
+def _as_run_error(path: Path) -> Any:
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"cannot use {path}: {error.strerror}", "restore the run folder, or choose another") from error
+
+
+def _reason(error: Exception) -> str:
+    return error.strerror or str(error) if isinstance(error, OSError) else str(error)

@@ -1,0 +1,175 @@
+"""A session: everything that a training run needs before its first step, made anew, resumed, or from another run's weights.
+
+Text is read and everything is checked before anything is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from cllm_cli.config import Settings, flag_of, make_settings, stated
+from cllm_cli.errors import ConfigError, RunError
+from cllm_cli.model.build import Model
+from cllm_cli.model.init import initialize
+from cllm_cli.optim import OPTIMIZERS
+from cllm_cli.optim.base import Updater
+from cllm_cli.text.batches import Sampler
+from cllm_cli.text.corpus import Corpus, check_long_enough, read_corpus
+from cllm_cli.training import checkpoint
+from cllm_cli.training.checkpoint import FREE, Progress
+from cllm_cli.training.resolve import available_cores, resolve
+from cllm_cli.training.run_folder import RunFolder, model_config
+from cllm_cli.training.step import Stepper
+
+
+@dataclass
+class Session:
+    """A run that is ready to train. `progress` says from where."""
+
+    folder: RunFolder
+    settings: Settings
+    corpus: Corpus
+    model: Model
+    updater: Updater
+    stepper: Stepper
+    progress: Progress
+    notices: list[str] = field(default_factory=list)
+
+    def tensors(self) -> dict[str, npt.NDArray[Any]]:
+        """What a checkpoint holds: weights and optimizer state by name."""
+        return {**self.model.arena.tensors(), **self.updater.tensors()}
+
+    @property
+    def memory(self) -> dict[str, int]:
+        """Planned bytes."""
+        parts = {
+            "params": self.model.arena.values.nbytes,
+            "grads": self.model.arena.gradients.nbytes,
+            "optimizer": self.updater.bytes,
+            "activations": self.model.workspace.buffer.nbytes,
+        }
+        return {**parts, "total": sum(parts.values())}
+
+
+def start(
+    sources: Sequence[str | Path],
+    out: Path,
+    given: Mapping[str, Any],
+    force: bool = False,
+    init_from: Path | None = None,
+    stdin: BinaryIO | None = None,
+) -> Session:
+    """A new run in `out`, which is locked from here on."""
+    folder = RunFolder(out)
+    folder.check_new(force)
+    source = RunFolder(init_from) if init_from else None
+    inherited = _sizes_of(source) if source else {}
+    wanted = make_settings(inherited, given)
+    corpus = read_corpus(sources, wanted.tokenizer, wanted.val_fraction, wanted.val, stdin)
+    settings = resolve(wanted, corpus)
+    check_long_enough(corpus, settings.block_size or 1)
+    use_threads(settings.threads or available_cores())
+    session = _build(folder, settings, corpus)
+    initialize(session.model.arena, settings.seed)
+    if source:
+        if source.read_tokenizer().to_json() != corpus.tokenizer.to_json():
+            raise RunError(
+                f"the tokenizer of {source.path} is not that of this corpus",
+                "--init-from needs the same tokenizer, and for char the same characters",
+            )
+        session.model.arena.values[:] = source.load_model().arena.values
+    folder.lock()
+    folder.clear()
+    folder.create(settings, session.model, corpus)
+    return session
+
+
+def resume(
+    sources: Sequence[str | Path], out: Path, given: Mapping[str, Any], stdin: BinaryIO | None = None
+) -> Session:
+    """The run in `out` from its last checkpoint. Raises RunError where there is none, ConfigError for other settings."""
+    folder = RunFolder(out)
+    stored = folder.read_settings()
+    settings = resumed_settings(stored, given)
+    tokenizer = folder.read_tokenizer()
+    facts = folder.read_facts()
+    if facts["from_stdin"]:
+        corpus = folder.read_corpus(tokenizer)
+    else:
+        corpus = read_corpus(sources, stored.tokenizer, stored.val_fraction, stored.val, stdin)
+    settings = resolve(settings, corpus)
+    use_threads(settings.threads or available_cores())
+    folder.lock()
+    session = _build(folder, settings, corpus)
+    initialize(session.model.arena, settings.seed)
+    progress, passed = checkpoint.load(folder, session.tensors(), settings, corpus.fingerprint)
+    session.notices += [f"passed over: {why}" for why in passed]
+    if progress is None:
+        if corpus.fingerprint != facts["fingerprint"]:
+            raise RunError(
+                f"the corpus is not the one of {folder.path}", "give the same text, or start over with --force"
+            )
+        session.notices.append("no checkpoint was saved yet: the run starts again from step 0")
+        progress = Progress()
+    session.progress = progress
+    session.stepper.sampler.position = progress.position
+    folder.write_settings(settings)
+    return session
+
+
+def resumed_settings(stored: Settings, given: Mapping[str, Any]) -> Settings:
+    """The stored settings with those of the given ones that may change. Raises ConfigError for any other difference."""
+    wanted = {name.replace("-", "_"): value for name, value in given.items() if value is not None}
+    make_settings(wanted)
+    for name, value in wanted.items():
+        if name not in FREE and value != getattr(stored, name):
+            raise ConfigError(
+                f"{flag_of(name)} {value} is not what the run was started with ({getattr(stored, name)})",
+                "--resume goes on with the same model, data and batches; start a new run for others",
+            )
+    kept = {name: value for name, value in stated(stored).items() if name not in ("threads", "stop_after")}
+    if {"epochs", "minutes", "steps"} & wanted.keys():
+        kept = {name: value for name, value in kept.items() if name not in ("epochs", "minutes", "steps")}
+    elif stored.steps is not None:
+        # The number of steps that epochs or minutes came to is what the run goes by.
+        kept = {name: value for name, value in kept.items() if name not in ("epochs", "minutes")}
+    return make_settings(kept, {name: value for name, value in wanted.items() if name in FREE})
+
+
+def use_threads(count: int) -> None:
+    """Sets the number of threads that kernels run on; more than there are cores are started where that is asked for."""
+    if count > numba.config.NUMBA_NUM_THREADS:
+        try:
+            numba.config.NUMBA_NUM_THREADS = count
+        except RuntimeError as error:  # the threads run already
+            raise ConfigError(f"--threads {count} is more than this process has started", "give fewer") from error
+    numba.set_num_threads(count)
+
+
+def _build(folder: RunFolder, settings: Settings, corpus: Corpus) -> Session:
+    model = Model(model_config(settings))
+    model.arena.make_gradients()
+    names = ("beta1", "beta2", "eps", "momentum", "nesterov", "weight_decay", "lr", "lr_embed")
+    updater = Updater(
+        OPTIMIZERS.load(settings.optimizer), model.arena, {name: getattr(settings, name) for name in names}
+    )
+    sampler = Sampler(corpus.train, model.config.block_size, settings.seed)
+    assert settings.batch_size is not None
+    stepper = Stepper(
+        model, updater, sampler, settings.batch_size, settings.grad_accum, settings.grad_clip, settings.seed
+    )
+    return Session(folder, settings, corpus, model, updater, stepper, Progress(), list(corpus.notices))
+
+
+def _sizes_of(source: RunFolder) -> dict[str, Any]:
+    """The settings that another run's weights decide."""
+    stored = source.read_settings()
+    names = ("arch", "n_layer", "n_head", "n_embd", "n_hidden", "block_size", "vocab_size", "tokenizer")
+    return {name: getattr(stored, name) for name in names}
