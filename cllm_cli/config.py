@@ -65,9 +65,9 @@ class Settings:
     n_layer: int | None = _setting(None, MODEL, "transformer blocks", low=1)
     n_head: int | None = _setting(None, MODEL, "attention heads", low=1)
     n_embd: int | None = _setting(None, MODEL, "width of the residual stream", low=1)
-    n_hidden: int | None = _setting(None, MODEL, "width of the feed-forward layer [4 × n-embd]", low=1)
+    n_hidden: int | None = _setting(None, MODEL, "width of the feed-forward layer (default: 4 × n-embd)", low=1)
     block_size: int | None = _setting(None, MODEL, "tokens in a window, T", low=1)
-    vocab_size: int | None = _setting(None, MODEL, "rows of the embedding [the tokenizer's vocabulary]", low=1)
+    vocab_size: int | None = _setting(None, MODEL, "rows of the embedding (default: the tokenizer's vocabulary)", low=1)
     dropout: float | None = _setting(None, MODEL, "share of activations dropped while training", low=0, below=1)
 
     tokenizer: str = _setting("byte", DATA, "how text becomes tokens: byte or char")
@@ -81,13 +81,15 @@ class Settings:
     steps: int | None = _setting(None, LENGTH, "optimizer steps", low=1, aliases=("max-iters", "max-steps"))
     epochs: float | None = _setting(None, LENGTH, "passes over the training text instead of steps", above=0)
     minutes: float | None = _setting(None, LENGTH, "minutes of training instead of steps", above=0)
-    schedule_steps: int | None = _setting(None, LENGTH, "step at which the schedule ends [where training ends]", low=1)
+    schedule_steps: int | None = _setting(
+        None, LENGTH, "step at which the schedule ends (default: where training ends)", low=1
+    )
     stop_after: int | None = _setting(None, LENGTH, "stop early at this step and leave the schedule alone", low=1)
 
     optimizer: str = _setting("adamw", OPTIMIZER, "adamw, sgd or adam-embed")
     lr: float | None = _setting(None, OPTIMIZER, "peak learning rate", above=0, aliases=("learning-rate",))
     lr_embed: float | None = _setting(None, OPTIMIZER, "peak learning rate of the embeddings", above=0)
-    min_lr: float | None = _setting(None, OPTIMIZER, "learning rate at the schedule's end [lr / 10]", low=0)
+    min_lr: float | None = _setting(None, OPTIMIZER, "learning rate at the schedule's end (default: lr / 10)", low=0)
     schedule: str = _setting("cosine", OPTIMIZER, "cosine, linear, constant or wsd")
     warmup: int | None = _setting(None, OPTIMIZER, "steps of linear warm-up", low=0, aliases=("warmup-steps",))
     decay_fraction: float = _setting(0.2, OPTIMIZER, "share of the steps that wsd decays in", low=0, high=1)
@@ -103,14 +105,18 @@ class Settings:
 
     eval_every: int | None = _setting(None, REPORT, "steps between evaluations", low=1)
     eval_batches: int | None = _setting(
-        None, REPORT, "batches in an evaluation while training [about a tenth of the time]", low=1
+        None, REPORT, "batches in an evaluation while training (default: a tenth of the time)", low=1
     )
     log_every: int = _setting(10, REPORT, "steps between reported steps", low=1)
     save_every: int | None = _setting(None, REPORT, "steps between checkpoints, beside those by time", low=1)
-    sample_every: int | None = _setting(None, REPORT, "steps between samples; 0: none [at each evaluation]", low=0)
+    sample_every: int | None = _setting(
+        None, REPORT, "steps between samples; 0: none (default: at each evaluation)", low=0
+    )
 
     seed: int = _setting(1337, MACHINE, "every random choice follows it", low=0, high=2**63 - 1)
-    threads: int | None = _setting(None, MACHINE, "threads; the results do not depend on it [all cores]", low=1)
+    threads: int | None = _setting(
+        None, MACHINE, "threads; the results do not depend on it (default: all cores)", low=1
+    )
 
 
 Preset = Mapping[str, Any]
@@ -155,21 +161,34 @@ def flag_of(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+LENGTHS = ("steps", "epochs", "minutes")
+
+
+def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """One layer of values from several, the later ones winning; None in a layer says nothing.
+
+    A layer that says how long to train replaces whatever an earlier one said of it. Raises ConfigError for unknown names.
+    """
+    known = {item.name for item in fields(Settings)}
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        stated = {name.replace("-", "_"): value for name, value in layer.items() if value is not None}
+        for name in stated:
+            if name not in known:
+                raise ConfigError(f"unknown setting '{name}'", nearest(name, known))
+        if any(name in stated for name in LENGTHS):
+            merged = {name: value for name, value in merged.items() if name not in LENGTHS}
+        merged.update(stated)
+    return merged
+
+
 def make_settings(*layers: Mapping[str, Any]) -> Settings:
-    """Settings from layers of values, the later ones winning; None in a layer says nothing.
+    """Settings from layers of values, merged.
 
     Raises ConfigError for an unknown name or a value of the wrong type, UsageError for one out of range.
     """
     known = {item.name: item for item in fields(Settings)}
-    chosen: dict[str, Any] = {}
-    for layer in layers:
-        for given, value in layer.items():
-            name = given.replace("-", "_")
-            if name not in known:
-                raise ConfigError(f"unknown setting '{given}'", nearest(name, known))
-            if value is not None:
-                chosen[name] = _checked(known[name], value)
-    return Settings(**chosen)
+    return Settings(**{name: _checked(known[name], value) for name, value in merge(*layers).items()})
 
 
 def _checked(item: Field[Any], value: Any) -> Any:

@@ -74,7 +74,7 @@ def stationary_pairs(weights: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     system[-1] = 1
     right = np.zeros(size**2)
     right[-1] = 1
-    return np.linalg.solve(system, right).reshape(size, size)
+    return np.asarray(np.linalg.solve(system, right), dtype=np.float64).reshape(size, size)
 
 
 def markov_text(weights: npt.NDArray[np.int64], characters: int) -> str:
@@ -93,7 +93,7 @@ def markov_text(weights: npt.NDArray[np.int64], characters: int) -> str:
 def markov_facts(weights: npt.NDArray[np.int64], characters: int) -> dict[str, Any]:
     rate, first_order, zeroth_order = entropies(weights)
     return {
-        "about": "markov.txt is drawn from a Markov source of this order; no model can have a lower loss than 'entropy'",
+        "about": "the Markov source that markov.txt is drawn from; 'entropy' is the loss of the best model, on average",
         "alphabet": ALPHABET,
         "order": ORDER,
         "seed": MARKOV_SEED,
@@ -140,7 +140,9 @@ class Story:
         self._fixed: dict[str, str] = {}
         for person in ("hero", "friend", "elder"):
             kind = pick(rng, ("girl", "boy"))
-            self._fix(person, self._draw(kind), PRONOUNS[kind] | {"role": self._draw("role"), "trait": self._draw("trait")})
+            self._fix(
+                person, self._draw(kind), PRONOUNS[kind] | {"role": self._draw("role"), "trait": self._draw("trait")}
+            )
         for name, source in (("thing", "thing"), ("other", "thing"), ("beast", "beast")):
             drawn = self._draw(source)
             self._fix(name, drawn, {"short": drawn.split()[-1]})
@@ -202,7 +204,9 @@ def made() -> dict[str, bytes]:
     weights = markov_weights()
     facts = json.dumps(markov_facts(weights, MARKOV_CHARACTERS), indent=1)
     # One row of weights a line.
-    facts = re.sub(r"\[[\d,\s]*\]", lambda found: " ".join(found[0].split()).replace("[ ", "[").replace(" ]", "]"), facts)
+    facts = re.sub(
+        r"\[[\d,\s]*\]", lambda found: " ".join(found[0].split()).replace("[ ", "[").replace(" ]", "]"), facts
+    )
     return {
         "story.txt": story_text(STORY_BYTES).encode(),
         "markov.txt": markov_text(weights, MARKOV_CHARACTERS).encode(),

@@ -155,7 +155,8 @@ def read_corpus(
 def tokens_of(sources: Sequence[str | Path], tokenizer: Tokenizer, stdin: BinaryIO | None = None) -> Text:
     """The text in `sources` in the ids of an existing tokenizer.
 
-    Several documents each end with the end-of-text id, if the tokenizer has one. Raises CorpusError as `read_corpus`.
+    Several documents each end with the end-of-text id, if the tokenizer has one. Raises CorpusError as `read_corpus`,
+    and for fewer than two tokens: the first is never scored.
     """
     listing = find_files(sources)
     notices: list[str] = []
@@ -170,6 +171,8 @@ def tokens_of(sources: Sequence[str | Path], tokenizer: Tokenizer, stdin: Binary
         notices.append(f"the tokenizer has no end-of-text id: {len(documents)} documents are scored as one text")
     end = tokenizer.end_of_text if len(documents) > 1 else None
     (tokens,) = pile.join(_spans(documents, [0] * len(documents), end), 1, tokenizer.dtype, None)
+    if tokens.size < 2:
+        raise CorpusError(f"the text is too short: it has {_counted(tokens.size)}, a score needs 2", "give more text")
     size = sum(document.size for document in documents)
     return Text(tokens, size, len(documents), dict(listing.skipped), notices)
 
@@ -202,13 +205,13 @@ def check_long_enough(corpus: Corpus, block_size: int) -> None:
     train, val = corpus.train.size, corpus.val.size
     if train < block_size + 1:
         raise CorpusError(
-            f"the training text is too short: it has {train:,} tokens, a window of {block_size:,} needs "
+            f"the training text is too short: it has {_counted(train)}, a window of {block_size:,} needs "
             f"{block_size + 1:,}",
             f"give more text, or use --block-size {train - 1} or less" if train > 1 else "give more text",
         )
     if val < 2:
         raise CorpusError(
-            f"the validation text is too short: it has {val} tokens, a score needs 2",
+            f"the validation text is too short: it has {_counted(val)}, a score needs 2",
             "give more text, a larger --val-fraction, or --val FILE",
         )
 
@@ -267,6 +270,10 @@ def _copies(documents: Sequence[Document], val_documents: Sequence[Document]) ->
     if any(document.digest in contents for document in val_documents):
         notices.append("the validation text is also in the training text: its loss says nothing about new text")
     return notices
+
+
+def _counted(tokens: int) -> str:
+    return f"{tokens:,} token{'' if tokens == 1 else 's'}"
 
 
 def _damaged(what: str) -> RunError:

@@ -89,6 +89,8 @@ def find_files(sources: Iterable[str | Path]) -> Listing:
             listing.files.append(TextFile(path, named=True))
         if len(listing.files) == before:
             raise no_text(path, listing)
+    if not listing.files:
+        raise CorpusError("no text was named", HINT)
     if sum(file.path == STANDARD_INPUT for file in listing.files) > 1:
         raise CorpusError("standard input can be read only once", "name - a single time")
     return listing

@@ -18,7 +18,7 @@ def compile_kernels(calls: Iterable[Call], stop: Callable[[], None]) -> Iterator
     wanted: dict[tuple[Any, Any], Any] = {}
     for kernel, args in calls:
         if hasattr(kernel, "compile"):  # with the JIT off a kernel is a plain function
-            wanted[kernel, tuple(numba.typeof(arg) for arg in args)] = kernel
+            wanted[kernel, tuple(map(numba.typeof, args))] = kernel
     started = time.monotonic()
     for done, ((_, types), kernel) in enumerate(wanted.items()):
         stop()

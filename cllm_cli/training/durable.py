@@ -87,7 +87,7 @@ def tensor_chunks(tensors: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str
     text += b" " * (-len(text) % 8)  # the data starts aligned
     yield len(text).to_bytes(8, "little") + text
     for tensor in tensors.values():
-        flat = memoryview(tensor.reshape(-1).view(np.uint8))
+        flat = tensor.reshape(-1).view(np.uint8).data
         for start in range(0, len(flat), PIECE):
             yield flat[start : start + PIECE]
 

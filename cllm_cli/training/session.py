@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numba
+import numba.core.config as numba_config
 import numpy as np
 import numpy.typing as npt
 
@@ -22,6 +23,8 @@ from cllm_cli.optim import OPTIMIZERS
 from cllm_cli.optim.base import Updater
 from cllm_cli.text.batches import Sampler
 from cllm_cli.text.corpus import Corpus, check_long_enough, read_corpus
+from cllm_cli.text.tokenizers import TOKENIZERS
+from cllm_cli.text.tokenizers.base import Tokenizer
 from cllm_cli.training import checkpoint
 from cllm_cli.training.checkpoint import FREE, Progress
 from cllm_cli.training.resolve import available_cores, resolve
@@ -124,6 +127,19 @@ def resume(
     return session
 
 
+def rehearsal(settings: Settings, batch: int | None, vocabulary: int) -> Session:
+    """A session on random tokens that writes nothing: for timing a model of these settings, resolved or not."""
+    tokens = np.random.default_rng(settings.seed).integers(0, min(vocabulary, 256), 1 << 20).astype(np.uint8)
+    tokenizer: Tokenizer = TOKENIZERS.load("byte").builder().finish(end_of_text=False)[0]
+    text = Corpus(tokens[: 1 << 19], tokens[1 << 19 :], tokenizer, 1, "", 1 << 19, 1 << 19)
+    if batch is not None:
+        settings = replace(settings, batch_size=batch)
+    resolved = resolve(replace(settings, vocab_size=max(vocabulary, tokenizer.vocab_size)), text)
+    session = _build(RunFolder(Path()), replace(resolved, vocab_size=vocabulary), text)
+    initialize(session.model.arena, settings.seed)
+    return session
+
+
 def resumed_settings(stored: Settings, given: Mapping[str, Any]) -> Settings:
     """The stored settings with those of the given ones that may change. Raises ConfigError for any other difference."""
     wanted = {name.replace("-", "_"): value for name, value in given.items() if value is not None}
@@ -145,9 +161,9 @@ def resumed_settings(stored: Settings, given: Mapping[str, Any]) -> Settings:
 
 def use_threads(count: int) -> None:
     """Sets the number of threads that kernels run on; more than there are cores are started where that is asked for."""
-    if count > numba.config.NUMBA_NUM_THREADS:
+    if count > numba_config.NUMBA_NUM_THREADS:
         try:
-            numba.config.NUMBA_NUM_THREADS = count
+            numba_config.NUMBA_NUM_THREADS = count
         except RuntimeError as error:  # the threads run already
             raise ConfigError(f"--threads {count} is more than this process has started", "give fewer") from error
     numba.set_num_threads(count)

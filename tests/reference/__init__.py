@@ -28,5 +28,7 @@ ORACLES: dict[str, Callable[..., dict[str, np.ndarray]]] = {
     "add": layers.add,
     "split": layers.split,
     "dropout": layers.dropout,
+    "last": layers.last,
+    "head": layers.head,
     "cross_entropy": layers.cross_entropy,
 }

@@ -104,6 +104,19 @@ def dropout(*, x: np.ndarray, rate: float, stream: int, key: int, first_row: int
     return {"out": out}
 
 
+def last(*, x: np.ndarray) -> Outputs:
+    """The last row of each sequence:  out_b = x_b,T−1.   x (B, T, C) → out (B, C)"""
+    return {"out": x[:, -1].copy()}
+
+
+def head(*, x: np.ndarray, weight: np.ndarray) -> Outputs:
+    """Logits of the head tied to the embedding:  out = x · weightᵀ.   x (N, C), weight (V, C) → out (N, V)
+
+    (Press & Wolf 2017, arXiv:1608.05859)
+    """
+    return {"out": x @ weight.T}
+
+
 def cross_entropy(*, x: np.ndarray, weight: np.ndarray, targets: np.ndarray, scale: float = 1.0) -> Outputs:
     """Projection to the vocabulary, softmax, and the negative log-likelihood of each target, in nats.
 

@@ -1,0 +1,78 @@
+"""`cllm eval`: score text with a run's best model."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cllm_cli.commands.options import Debug, Json, Quiet, Threads
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="Run folder made by cllm train.")],
+    text: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Files, folders, or - for standard input (default: the run's validation text).", show_default=False
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option("--batch-size", min=1, help="Windows at a time (default: the run's).", show_default=False),
+    ] = None,
+    threads: Threads = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Score text: loss in nats, perplexity, bits per byte, accuracy."""
+    from cllm_cli.errors import CorpusError
+    from cllm_cli.model.program import EVALUATE
+    from cllm_cli.reporting.tables import show_evaluation
+    from cllm_cli.reporting.terminal import is_plain, write_line
+    from cllm_cli.text.batches import Windows
+    from cllm_cli.text.corpus import tokens_of
+    from cllm_cli.training.evaluate import Score, score
+    from cllm_cli.training.records import json_line
+    from cllm_cli.training.resolve import available_cores
+    from cllm_cli.training.run_folder import RunFolder
+    from cllm_cli.training.session import use_threads
+
+    use_threads(threads or available_cores())
+    folder = RunFolder(run)
+    settings, tokenizer = folder.read_settings(), folder.read_tokenizer()
+    if text:
+        given = tokens_of(text, tokenizer, sys.stdin.buffer)
+        tokens = given.tokens
+        for notice in given.notices:
+            write_line(sys.stderr, f"note: {notice}")
+    else:
+        tokens = folder.read_validation(tokenizer)
+    if tokens.size < 2:
+        raise CorpusError(f"the text has {tokens.size} tokens, a score needs 2", "give more text")
+    model = folder.load_model()
+    batch = batch_size or settings.batch_size or 8
+    replay = model.replay(EVALUATE, batch, model.config.block_size)
+    progress = not quiet and not json and not is_plain(sys.stderr)
+    found: Any = None
+    for found in score(replay, Windows(tokens, model.config.block_size, batch), tokenizer):
+        if progress and not isinstance(found, Score):
+            sys.stderr.write(f"\r{found.done} of {found.total} batches")
+    if progress:
+        sys.stderr.write("\r\x1b[K")
+    row = {
+        "event": "eval",
+        "tokens": found.tokens,
+        "bytes": found.bytes,
+        "loss": found.loss,
+        "perplexity": found.perplexity,
+        "bits_per_byte": found.bits_per_byte,
+        "accuracy": found.accuracy,
+    }
+    if json:
+        sys.stdout.write(json_line(row) + "\n")
+    else:
+        show_evaluation(row, sys.stdout)

@@ -1,0 +1,68 @@
+"""`cllm generate`: text from a run's best model, to standard output as it is produced."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cllm_cli.commands.options import Debug, Json, Threads
+
+
+def generate(
+    run: Annotated[Path, typer.Argument(help="Run folder made by cllm train.")],
+    prompt: Annotated[str, typer.Option("--prompt", help="What the text begins with; - reads standard input.")] = "",
+    tokens: Annotated[int, typer.Option("--tokens", min=1, help="Tokens to write at most.")] = 500,
+    temperature: Annotated[
+        float, typer.Option("--temperature", min=0.0, help="0 takes the likeliest token, 1 the model's own odds.")
+    ] = 0.8,
+    top_k: Annotated[int, typer.Option("--top-k", min=0, help="Draw from the k likeliest tokens; 0: from all.")] = 0,
+    top_p: Annotated[
+        float, typer.Option("--top-p", min=0.0, max=1.0, help="Draw from the likeliest that make up this share.")
+    ] = 1.0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="The same seed writes the same text.")] = 1337,
+    stop: Annotated[
+        list[str] | None, typer.Option("--stop", help="End before this text; may be repeated.", show_default=False)
+    ] = None,
+    threads: Threads = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write text with a trained model."""
+    from cllm_cli.errors import CorpusError
+    from cllm_cli.model.decode import Sampling
+    from cllm_cli.model.decode import generate as drawn
+    from cllm_cli.reporting.printable import printable
+    from cllm_cli.text.writing import until
+    from cllm_cli.training.records import json_line
+    from cllm_cli.training.resolve import available_cores
+    from cllm_cli.training.run_folder import RunFolder
+    from cllm_cli.training.session import use_threads
+
+    use_threads(threads or available_cores())
+    folder = RunFolder(run)
+    tokenizer = folder.read_tokenizer()
+    if prompt == "-":
+        try:
+            prompt = sys.stdin.buffer.read().decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise CorpusError(f"the prompt is no UTF-8: byte {error.start}", "give UTF-8 text") from error
+    ids = tokenizer.encode(prompt)
+    start = ids if ids.size else [tokenizer.first_token()]
+    model = folder.load_model()
+    sampling = Sampling(temperature, top_k, top_p)
+    written = drawn(model, start, sampling, seed, tokenizer.vocab_size, tokenizer.end_of_text)
+    safe = printable if sys.stdout.isatty() else str
+    text = []
+    if not json:
+        sys.stdout.write(safe(prompt))
+    for piece in until(written, tokenizer, tokens, stop or []):
+        text.append(piece)
+        if not json:
+            sys.stdout.write(safe(piece))
+            sys.stdout.flush()
+    if json:
+        sys.stdout.write(json_line({"event": "text", "prompt": prompt, "text": "".join(text)}))
+    sys.stdout.write("\n")

@@ -1,0 +1,68 @@
+"""Options that commands share, and the flags that follow from the settings."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Annotated, Any
+
+import typer
+
+from cllm_cli.config import Settings, flag_of, setting_of, type_of
+
+Json = Annotated[bool, typer.Option("--json", help="JSON lines on standard output, nothing else.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", show_default=False)]
+Threads = Annotated[
+    int | None, typer.Option("--threads", min=1, help="Threads (default: all cores).", show_default=False)
+]
+
+ALIASES = {
+    "out-dir": "out",
+    "output-dir": "out",
+    "max-new-tokens": "tokens",
+    **{alias: item.name.replace("_", "-") for item in fields(Settings) for alias in setting_of(item).aliases},
+}
+"""Names that people bring along from other tools."""
+
+
+def known_name(name: str) -> str:
+    """An option's own name: `_` stands for `-`, and aliases for what they mean."""
+    dashed = name.replace("_", "-")
+    return ALIASES.get(dashed, dashed)
+
+
+def with_settings(command: Callable[..., None]) -> Any:
+    """Gives a command a flag for every setting; it receives those that were given as the dictionary `settings`."""
+    own = list(inspect.signature(command, eval_str=True).parameters.values())
+    flags = [_flag(item) for item in fields(Settings)]
+
+    @functools.wraps(command)
+    def wrapper(**values: Any) -> None:
+        settings = {flag.name: values.pop(flag.name) for flag in flags}
+        command(**values, settings={name: value for name, value in settings.items() if value is not None})
+
+    parameters = [parameter for parameter in own if parameter.name != "settings"] + flags
+    wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return wrapper
+
+
+def _flag(item: Any) -> inspect.Parameter:
+    setting, kind = setting_of(item), type_of(item)
+    flag = flag_of(item.name)
+    shown = setting.help
+    if item.default is not None and item.default is not False:
+        shown += f" (default: {item.default:g})" if kind is float else f" (default: {item.default})"
+    ranged = {"min": setting.low, "max": setting.high} if kind in (int, float) else {}
+    option = typer.Option(
+        f"{flag}/--no-{flag[2:]}" if kind is bool else flag,
+        help=shown,
+        show_default=False,
+        rich_help_panel=setting.group,
+        **ranged,  # type: ignore[arg-type]
+    )
+    annotation = Annotated[kind | None, option]  # type: ignore[valid-type]
+    return inspect.Parameter(item.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)

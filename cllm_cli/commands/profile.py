@@ -1,0 +1,50 @@
+"""`cllm profile`: where the time and the memory of a training step go."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cllm_cli.commands.options import Debug, Json, Threads
+from cllm_cli.config import PRESETS
+
+VOCABULARY = 256  # of a preset without a run: that of bytes
+
+
+def profile(
+    run: Annotated[Path | None, typer.Argument(help="Run folder: its sizes.", show_default=False)] = None,
+    preset_name: Annotated[str, typer.Option("--preset", help=f"Sizes without a run: {', '.join(PRESETS)}.")] = "nano",
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", min=1, help="Windows in a batch.", show_default=False)
+    ] = None,
+    vocab_size: Annotated[
+        int | None, typer.Option("--vocab-size", min=1, help="Rows of the embedding.", show_default=False)
+    ] = None,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Steps to time.")] = 20,
+    threads: Threads = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Show where the time of a training step goes, layer by layer."""
+    from cllm_cli.config import make_settings, preset
+    from cllm_cli.profiling.layers import profile_steps
+    from cllm_cli.reporting.tables import show_profile
+    from cllm_cli.training.records import json_line
+    from cllm_cli.training.resolve import available_cores
+    from cllm_cli.training.run_folder import RunFolder
+    from cllm_cli.training.session import rehearsal, use_threads
+
+    use_threads(threads or available_cores())
+    settings = RunFolder(run).read_settings() if run else make_settings(preset(preset_name))
+    ready = rehearsal(settings, batch_size, vocab_size or settings.vocab_size or VOCABULARY)
+    for _ in profile_steps(ready.stepper, 2):  # compiles
+        pass
+    rows = [*profile_steps(ready.stepper, steps)]
+    rows[-1]["memory_bytes"] = ready.memory
+    if json:
+        sys.stdout.writelines(json_line(row) + "\n" for row in rows)
+    else:
+        show_profile(rows, sys.stdout)

@@ -1,0 +1,93 @@
+"""The command line: the table of commands, and the one place where errors become messages and exit codes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Annotated
+
+import typer
+
+import cllm_cli
+from cllm_cli.commands.eval import evaluate
+from cllm_cli.commands.generate import generate
+from cllm_cli.commands.gradcheck import gradcheck
+from cllm_cli.commands.options import known_name
+from cllm_cli.commands.profile import profile
+from cllm_cli.commands.train import train
+from cllm_cli.errors import CllmError
+from cllm_cli.reporting.printable import one_line
+
+COMMANDS: dict[str, Callable[..., None]] = {"train": train, "eval": evaluate, "generate": generate, "gradcheck": gradcheck, "profile": profile}
+
+app = typer.Typer(
+    name="cllm",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"token_normalize_func": known_name, "help_option_names": ["-h", "--help"]},
+)
+for _name, _command in COMMANDS.items():
+    app.command(_name)(_command)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(f"cllm {cllm_cli.__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Train transformer language models on the CPU."""
+
+
+def main(args: Sequence[str]) -> int:
+    """Runs a command line; gives its exit code."""
+    debug = "--debug" in args
+    try:
+        code = app(list(args), standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except CllmError as error:
+        return _fail(error.message, error.hint, error.exit_code, debug)
+    except typer.TyperException as error:
+        return _fail(error.format_message(), "", error.exit_code, debug)
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("interrupted", "", 130, debug)
+    except BrokenPipeError:
+        # Whoever read the output has had enough; the interpreter must not fail on flushing the rest.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except MemoryError:
+        return _fail("not enough memory", "try a smaller --batch-size, --block-size or model", 1, debug)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{where}{error.strerror or error}", "", 1, debug)
+    except Exception as error:
+        return _fail(f"unexpected {type(error).__name__}: {error}", "this is a bug; --debug shows where", 1, debug)
+
+
+def _fail(message: str, hint: str, code: int, debug: bool) -> int:
+    with contextlib.suppress(OSError):
+        if debug:
+            traceback.print_exc()
+        sys.stderr.write(f"error: {one_line(message)}\n")
+        if hint:
+            sys.stderr.write(f"hint: {one_line(hint)}\n")
+    return code
+
+
+def run() -> None:
+    """The console script."""
+    # The platform's encoding must not decide whether a sample can be written.
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, OSError):
+            stream.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]
+    sys.exit(main(sys.argv[1:]))
