@@ -167,7 +167,8 @@ LENGTHS = ("steps", "epochs", "minutes")
 def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
     """One layer of values from several, the later ones winning; None in a layer says nothing.
 
-    A layer that says how long to train replaces whatever an earlier one said of it. Raises ConfigError for unknown names.
+    A layer that says how long to train replaces whatever an earlier one said of it. Raises ConfigError for unknown
+    names.
     """
     known = {item.name for item in fields(Settings)}
     merged: dict[str, Any] = {}

@@ -21,7 +21,13 @@ from cllm_cli.commands.train import train
 from cllm_cli.errors import CllmError
 from cllm_cli.reporting.printable import one_line
 
-COMMANDS: dict[str, Callable[..., None]] = {"train": train, "eval": evaluate, "generate": generate, "gradcheck": gradcheck, "profile": profile}
+COMMANDS: dict[str, Callable[..., None]] = {
+    "train": train,
+    "eval": evaluate,
+    "generate": generate,
+    "gradcheck": gradcheck,
+    "profile": profile,
+}
 
 app = typer.Typer(
     name="cllm",

@@ -1,6 +1,7 @@
 """A registry: names, where what they name is declared, and one line on each.
 
-Reading a registry imports nothing, so help texts and "did you mean" cost nothing; `load` imports the one module that is asked for.
+Reading a registry imports nothing, so help texts and "did you mean" cost nothing; `load` imports the one module that is
+asked for.
 """
 
 from __future__ import annotations

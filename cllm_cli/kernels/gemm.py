@@ -1,9 +1,9 @@
 """Matrix multiplication on our own micro-kernel: C = A B, C = A Bᵀ, C = Aᵀ B, each with C += and a bias.
 
 Goto's scheme (Goto & van de Geijn 2008): blocks of k columns of A and k rows of B are packed into panels that the
-micro-kernel reads straight through, B once for everyone, A once for each block of rows. The three forms differ in the strides
-that packing reads with, and in nothing else. Panels are padded with zeros; a tile that reaches over the edge of C is
-computed in a tile of its own, and what lies within is copied. Nothing outside an operand is read or written.
+micro-kernel reads straight through, B once for everyone, A once for each block of rows. The three forms differ in the
+strides that packing reads with, and in nothing else. Panels are padded with zeros; a tile that reaches over the edge of
+C is computed in a tile of its own, and what lies within is copied. Nothing outside an operand is read or written.
 
 The three forms and both flags reach one compiled function: a literal argument would compile another, hence np.int64(1).
 
@@ -90,7 +90,8 @@ def pack_panel(panel, source, row_stride, column_stride, n, k):
 def multiply_panels(c, ldc, m, n, k, rows, cols, cols_depth, start, start_rows, add, edge):
     """C (m × n) from packed panels of A (`rows`) and of B (`cols`); `edge` has space for one tile.
 
-    The panels of B may be deeper than k: `cols_depth` is the depth that they were packed with. With `add`, element (i, j) starts from start[i·start_rows + j].
+    The panels of B may be deeper than k: `cols_depth` is the depth that they were packed with. With `add`, the sum of
+    element (i, j) starts from start[i·start_rows + j].
     """
     nr = panel_width(c)
     for q in range((n + nr - 1) // nr):
@@ -138,7 +139,8 @@ def gemm(m, n, k, a, a_row, a_column, b, b_row, b_column, c, ldc, start, start_r
                     depth,
                 )
             spaces = advance(pack, panels * nr * depth)
-            # Blocks of rows of equal height, a multiple of the threads in number; fewer rows than that share columns too.
+            # Blocks of rows of equal height, a multiple of the threads in number; fewer rows than that share columns
+            # too.
             strips = (m + MR - 1) // MR
             blocks = (strips * MR + MC - 1) // MC
             blocks = min(strips, (blocks + threads - 1) // threads * threads)

@@ -1,11 +1,12 @@
 """How kernels are compiled: the only place with JIT flags, and the cache of compiled kernels.
 
-`kernel` marks a function that a program calls, `inner` one that kernels call. `twin` gives an intrinsic the plain Python
-function that stands in for it when the JIT is off (NUMBA_DISABLE_JIT=1).
+`kernel` marks a function that a program calls, `inner` one that kernels call. `twin` gives an intrinsic the plain
+Python function that stands in for it when the JIT is off (NUMBA_DISABLE_JIT=1).
 
-The cache. Numba's own on-disk cache stamps a kernel with the file it stands in and does not notice an edit in another file
-that it calls. Here each kernel module has a folder named by a hash of its own source, of every module of this package that
-it imports, of Numba's version and of the CPU: a stale kernel cannot be found, and one edit does not recompile the rest.
+The cache. Numba's own on-disk cache stamps a kernel with the file it stands in and does not notice an edit in another
+file that it calls. Here each kernel module has a folder named by a hash of its own source, of every module of this
+package that it imports, of Numba's version and of the CPU: a stale kernel cannot be found, and one edit does not
+recompile the rest.
 A cached kernel is code that will run, so the folder is private to the user and ignored when others can write to it.
 """
 
@@ -138,7 +139,9 @@ def inner(function: Callable[..., Any]) -> Any:
 
 
 def precise(function: Callable[..., Any]) -> Any:
-    """A function that kernels call whose sums must not be reordered: only contraction to FMA is allowed. Always inlined."""
+    """A function that kernels call whose sums must not be reordered: only contraction to FMA is allowed. Always
+    inlined.
+    """
     return numba.njit(**{**FLAGS, "fastmath": {"contract"}}, forceinline=True)(function)
 
 

@@ -1,7 +1,7 @@
 """What Numba has no words for: pointers into arrays, and the matrix multiplication's micro-kernel in vector FMA.
 
-A pointer is an address with an element type and nothing else, so one compiled function serves arrays of any rank and any
-leading dimension. Nothing here checks bounds. Each intrinsic has a plain twin; the twin of a pointer is a 1-D view.
+A pointer is an address with an element type and nothing else, so one compiled function serves arrays of any rank and
+any leading dimension. Nothing here checks bounds. Each intrinsic has a plain twin; the twin of a pointer is a 1-D view.
 """
 
 from __future__ import annotations
@@ -154,10 +154,9 @@ def microkernel(typingctx: Any, k: Any, a: Any, b: Any, c: Any, ldc: Any, start:
 
         c[i·ldc + j] = (start[i·ld_start + j] if add else 0) + Σ_p a[p·MR + i] · b[p·NR + j]      i < MR, j < NR
 
-    `start` is C itself to accumulate, a bias row with ld_start = 0, or anything when `add` is false. The sum runs over p in
-    order, one FMA a term, so it does not depend on where the tile lies. (Goto & van de Geijn 2008, "Anatomy of
-    High-Performance Matrix Multiplication"; Van Zee & van de Geijn 2015, "BLIS".)
-    """
+    `start` is C itself to accumulate, a bias row with ld_start = 0, or anything when `add` is false. The sum runs over
+    p in order, one FMA a term, so it does not depend on where the tile lies. (Goto & van de Geijn 2008, "Anatomy of
+    High-Performance Matrix Multiplication"; Van Zee & van de Geijn 2015, "BLIS".)"""
     if not isinstance(c, types.CPointer):
         return None
     real = c.dtype
@@ -188,7 +187,9 @@ def _plain_thread_count() -> int:
 @twin(_plain_thread_count)
 @intrinsic
 def thread_count(typingctx: Any) -> Any:
-    """thread_count(): the threads that parallel loops use. Numba's own get_num_threads() would keep a kernel out of the cache."""
+    """thread_count(): the threads that parallel loops use. Numba's own get_num_threads() would keep a kernel out of the
+    cache.
+    """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         # The C function returns an int; Numba's parallel loops declare it wider, and a module can have one declaration.
@@ -214,7 +215,9 @@ def _plain_scale(value: Any, rounded: Any) -> Any:
 @twin(_plain_scale)
 @intrinsic
 def scale(typingctx: Any, value: Any, rounded: Any) -> Any:
-    """scale(value, rounded): value · 2ⁿ where rounded = n + ROUND; in two factors, so that it under- and overflows gently."""
+    """scale(value, rounded): value · 2ⁿ where rounded = n + ROUND; in two factors, so that it under- and overflows
+    gently.
+    """
     if value not in (types.float32, types.float64):
         return None
 

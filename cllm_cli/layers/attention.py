@@ -1,12 +1,13 @@
-"""Causal multi-head attention.                                                    (Vaswani et al. 2017, arXiv:1706.03762)
+"""Causal multi-head attention.                                                  (Vaswani et al. 2017, arXiv:1706.03762)
 
     S = Q Kᵀ / √HS,  keys after the query masked        lse_t = ln Σ_u exp S_tu        P = exp(S − lse)        out = P V
     δ_t = Σ dout_t · out_t        dP = dout Vᵀ        dS = P (dP − δ) / √HS
     dQ = dS K                     dK = dSᵀ Q          dV = Pᵀ dout
 
-A head is worked off in strips of queries, against the keys that they can see. A strip's scores are a tile of scratch, so the
-T × T matrix never exists; backward computes P again from the saved lse (Dao et al. 2022, arXiv:2205.14135). All products run on
-the micro-kernel, K and V being packed once a head. Every number is one sum in fixed order: no result depends on threads.
+A head is worked off in strips of queries, against the keys that they can see. A strip's scores are a tile of scratch,
+so the T × T matrix never exists; backward computes P again from the saved lse (Dao et al. 2022, arXiv:2205.14135). All
+products run on the micro-kernel, K and V being packed once a head. Every number is one sum in fixed order: no result
+depends on threads.
 
 In generation K and V of earlier tokens stand in a cache, and `position` is the place of the first new token.
 """

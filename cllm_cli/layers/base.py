@@ -1,8 +1,8 @@
 """What a layer is: a declaration of kernels, tensors and shapes that everything else reads.
 
-Shapes are written in letters ("N C", "B T 3 NH HS"); a letter is bound by the sizes of the model, by the inputs' shapes, by
-the call, or by a rule of the layer (`derived`). Tensors are of the model's precision unless they say otherwise ("N:int32");
-those that are no floats have no gradient. The gradient of `x` is called `dx`.
+Shapes are written in letters ("N C", "B T 3 NH HS"); a letter is bound by the sizes of the model, by the inputs'
+shapes, by the call, or by a rule of the layer (`derived`). Tensors are of the model's precision unless they say
+otherwise ("N:int32"); those that are no floats have no gradient. The gradient of `x` is called `dx`.
 
 A kernel's own parameters say what it reads and writes, by name and in this order, leaving out what it does not need:
 
@@ -41,11 +41,12 @@ NORMAL, ZEROS, ONES = Init(std=0.02), Init(), Init(value=1.0)
 class Layer:
     """A layer's declaration.
 
-    alias: outputs that are views of inputs ({"a": "x"}: forward copies nothing) and gradients of inputs that are views of
-    gradients of outputs ({"dx": "dout"}). forward_backward: of the loss alone, whose backward runs while a chunk of logits
-    is alive. group: of parameters whose group for the optimizer is not that of their rank. cached: the forward of generation, with persistent `cache` tensors. flops: of the matrix products in forward,
-    from the sizes; backward has twice as many. integers: for an input that is no float, its least value and the letter
-    that all values are below. samples: sizes (and consts) that every generic test and check runs.
+    alias: outputs that are views of inputs ({"a": "x"}: forward copies nothing) and gradients of inputs that are views
+    of gradients of outputs ({"dx": "dout"}). forward_backward: of the loss alone, whose backward runs while a chunk of
+    logits is alive. group: of parameters whose group for the optimizer is not that of their rank. cached: the forward
+    of generation, with persistent `cache` tensors. flops: of the matrix products in forward, from the sizes; backward
+    has twice as many. integers: for an input that is no float, its least value and the letter that all values are
+    below. samples: sizes (and consts) that every generic test and check runs.
     """
 
     name: str
@@ -147,7 +148,9 @@ def resolve(shape: str, sizes: Sizes) -> tuple[int, ...]:
 
 
 def derive(layer: Layer, sizes: dict[str, int]) -> None:
-    """Adds the letters that the layer computes from others and that no one gave; `itemsize` and `threads` are sizes too."""
+    """Adds the letters that the layer computes from others and that no one gave; `itemsize` and `threads` are sizes
+    too.
+    """
     for letter, rule in layer.derived.items():
         if letter in sizes:
             continue

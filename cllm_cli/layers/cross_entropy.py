@@ -3,8 +3,9 @@
     l = x Wᵀ        loss_n = ln Σ_v exp l_nv − l_n,target        p = softmax(l)
     dl = (p − onehot(target)) · scale        dx = dl W        dW += dlᵀ x
 
-The loss of a batch is scale · Σ_n loss_n; scale is 1 / (all targets of the whole accumulated batch), so that micro-batches add
-up exactly. A target of −1 is ignored: loss, hit and gradient are 0. Only a chunk of logits is alive at a time, never (N, V).
+The loss of a batch is scale · Σ_n loss_n; scale is 1 / (all targets of the whole accumulated batch), so micro-batches
+add up exactly. A target of −1 is ignored: loss, hit and gradient are 0. Only a chunk of logits is alive at a
+time, never (N, V).
 `hits` is 1 where the target is the first of the largest logits.
 """
 

@@ -3,8 +3,8 @@
     keep = hash(key, stream, index) ≥ drop        rate = drop / 2²⁴
     out = x · keep / (1 − rate)                   dx = dout · keep / (1 − rate)
 
-The index counts the elements of the whole accumulated batch, whose rows begin at `first_row` here; `key` changes with the
-step, `stream` with the layer. The hash is SplitMix64, itself a counter through a mixer.       (Steele, Lea & Flood 2014)
+The index counts the elements of the whole accumulated batch, whose rows begin at `first_row` here; `key` changes with
+the step, `stream` with the layer. The hash is SplitMix64, a counter through a mixer.         (Steele, Lea & Flood 2014)
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""LayerNorm: each row to zero mean and unit variance, then scaled and shifted.        (Ba, Kiros & Hinton 2016, arXiv:1607.06450)
+"""LayerNorm: each row to zero mean and unit variance, then scaled and shifted.   (Ba et al. 2016, arXiv:1607.06450)
 
 μ = mean(x)        r = 1 / sqrt(mean((x − μ)²) + eps)        h = (x − μ) r        out = h · weight + bias
 g = dout · weight                    dx = r (g − mean(g) − h mean(g h))

@@ -1,8 +1,8 @@
 """The arena: all parameters in one contiguous buffer with named views, gradients and optimizer state on the same plan.
 
-Tensors stand in the order embeddings, matrices, vectors, so that a group of parameters is one slice, and the tensors that
-are decayed (the first two groups) come first. Each tensor starts on a cache line; the gaps stay zero for ever, since their
-gradients do.
+Tensors stand in the order embeddings, matrices, vectors, so that a group of parameters is one slice, and the tensors
+that are decayed (the first two groups) come first. Each tensor starts on a cache line; the gaps stay zero for ever,
+since their gradients do.
 """
 
 from __future__ import annotations

@@ -77,7 +77,9 @@ def generate(
 
 
 def draw(logits: Logits, sampling: Sampling, random: np.random.Generator) -> int:
-    """A token id. top_k keeps the k most likely; top_p then the fewest whose probability reaches p (Holtzman et al. 2020)."""
+    """A token id. top_k keeps the k most likely; top_p then the fewest whose probability reaches p (Holtzman et al.
+    2020).
+    """
     if sampling.temperature == 0:
         return int(logits.argmax())
     scores = logits.astype(np.float64) / sampling.temperature

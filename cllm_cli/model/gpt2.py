@@ -1,7 +1,8 @@
 """GPT-2: pre-LayerNorm blocks, learned positions, GELU in its tanh form, biases, a head tied to the token embedding.
 
 Radford et al. 2019, "Language Models are Unsupervised Multitask Learners". Names and layouts of the parameters are
-those of transformers' GPT2LMHeadModel. Dropout acts on the embeddings and on what each branch adds to the residual stream.
+those of transformers' GPT2LMHeadModel. Dropout acts on the embeddings and on what each branch adds to the residual
+stream.
 """
 
 from __future__ import annotations

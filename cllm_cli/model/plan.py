@@ -1,8 +1,8 @@
 """The plan: which memory every tensor of a recorded program lives in, and from when to when.
 
-Each call's kernels say by their parameters' names what they touch. So the first and the last use of every value, gradient,
-saved and scratch tensor are known; a tensor that is a view of another shares its memory; and what is dead is reused. The
-peak is known before anything is allocated.
+Each call's kernels say by their parameters' names what they touch. So the first and the last use of every value,
+gradient, saved and scratch tensor are known; a tensor that is a view of another shares its memory; and what is dead is
+reused. The peak is known before anything is allocated.
 """
 
 from __future__ import annotations

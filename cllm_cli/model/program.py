@@ -1,8 +1,8 @@
 """The program: an architecture's calls to layers, recorded once as data, before any memory exists.
 
-Recording needs shapes alone. The parameters that were met make an arena, the calls a plan of memory (`plan.py`), and a replay
-runs them on that memory, forward in order and backward reversed (`workspace.py`). The order is all that is mechanical: every
-derivative is a layer's own kernel.
+Recording needs shapes alone. The parameters that were met make an arena, the calls a plan of memory (`plan.py`), and a
+replay runs them on that memory, forward in order and backward reversed (`workspace.py`). The order is all that is
+mechanical: every derivative is a layer's own kernel.
 """
 
 from __future__ import annotations
@@ -64,8 +64,9 @@ class Program:
     def __call__(self, layer: str, *inputs: Tensor, name: str = "", **more: Any) -> Any:
         """Calls a layer; gives its output, or a tuple of its outputs.
 
-        `name` is the prefix of the parameters' names in the model file. `more` has sizes of letters (upper case), constants,
-        full names of shared parameters, and as `<param>_init` how a parameter starts. Raises ConfigError where shapes do not fit.
+        `name` is the prefix of the parameters' names in the model file. `more` has sizes of letters (upper case),
+        constants, full names of shared parameters, and as `<param>_init` how a parameter starts. Raises ConfigError
+        where shapes do not fit.
         """
         declared: Layer = LAYERS.load(layer)
         sizes = {**self.sizes, **{key: value for key, value in more.items() if key.isupper()}}

@@ -1,6 +1,7 @@
 """The workspace: one buffer for the activations of every program of a model, and the replay of a program on it.
 
-Programs that never run at the same time (training, evaluation, generation) share the buffer; it is as large as the largest.
+Programs that never run at the same time (training, evaluation, generation) share the buffer; it is as large as the
+largest.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Adam on the embeddings, plain gradient descent on everything else: no state but for the embeddings, so half the memory.
+"""Adam on the embeddings, plain gradient descent on everything else: no state but for the embeddings, so half the
+memory.
 
 Rows of an embedding meet very different numbers of gradients, which Adam evens out; the rest manages with one rate.
 """

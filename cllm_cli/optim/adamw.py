@@ -1,4 +1,6 @@
-"""AdamW: Adam with decoupled weight decay.        (Kingma & Ba 2015, arXiv:1412.6980; Loshchilov & Hutter 2019, arXiv:1711.05101)
+"""AdamW: Adam with decoupled weight decay.
+
+    Kingma & Ba 2015, arXiv:1412.6980; Loshchilov & Hutter 2019, arXiv:1711.05101
 
     g = scale · gradient        m = β₁ m + (1 − β₁) g        v = β₂ v + (1 − β₂) g²
     w = w (1 − rate · decay) − rate · (m / (1 − β₁ᵗ)) / (√(v / (1 − β₂ᵗ)) + eps)

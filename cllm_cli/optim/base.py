@@ -1,7 +1,8 @@
 """What an optimizer is: for each group of parameters a rule, that is an update kernel and the state that it keeps.
 
-An update kernel works on flat slices of the arena, in one pass: clip, decay, moments, update, and the gradient zeroed for the
-next step. Its parameters' names say what it takes, in this order: values, gradients, the rule's state, then scalars among
+An update kernel works on flat slices of the arena, in one pass: clip, decay, moments, update, and the gradient zeroed
+for the next step. Its parameters' names say what it takes, in this order: values, gradients, the rule's state, then
+scalars among
 
     rate   the group's learning rate in this step        decay   decoupled weight decay, 0 where the group has none
     scale  what clipping multiplies gradients by         correction1, correction2   1 / (1 − βᵗ) of Adam's two moments

@@ -1,9 +1,9 @@
-"""Clipping by the global norm.                                               (Pascanu, Mikolov & Bengio 2013, arXiv:1211.5063)
+"""Clipping by the global norm.                                        (Pascanu, Mikolov & Bengio 2013, arXiv:1211.5063)
 
     norm = √ Σ g²                scale = min(1, limit / (norm + 1e-6))
 
-The norm is summed in double precision over a fixed number of chunks, so that threads do not change it; it is the one number a
-step that shows a gradient that is not finite.
+The norm is summed in double precision over a fixed number of chunks, so that threads do not change it; it is the one
+number a step that shows a gradient that is not finite.
 """
 
 from __future__ import annotations

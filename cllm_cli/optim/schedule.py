@@ -6,7 +6,7 @@ Step s counts from 0, of `total`; w is the warm-up, p = (s − w) / (total − w
     constant   peak
     linear     peak + (least − peak) p
     cosine     least + ½ (peak − least)(1 + cos πp)                    (Loshchilov & Hutter 2017, arXiv:1608.03983)
-    wsd        peak, then linear to `least` in the last `decay` share of the steps           (Hu et al. 2024, arXiv:2404.06395)
+    wsd        peak, then linear to `least` in the last `decay` share of the steps   (Hu et al. 2024, arXiv:2404.06395)
 """
 
 from __future__ import annotations

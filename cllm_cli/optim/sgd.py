@@ -1,4 +1,4 @@
-"""Gradient descent, with momentum and Nesterov's form of it.                 (Polyak 1964; Nesterov 1983; Sutskever et al. 2013)
+"""Gradient descent, with momentum and Nesterov's form of it.        (Polyak 1964; Nesterov 1983; Sutskever et al. 2013)
 
 g = scale · gradient        b = momentum · b + g
 w = w (1 − rate · decay) − rate · (g + momentum · b  if nesterov else  b)

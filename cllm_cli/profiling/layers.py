@@ -1,7 +1,7 @@
 """Where a training step's time goes: each kernel run timed within real steps, and summed over the calls of a layer.
 
-Operations and bytes follow from the layers' declared shapes: the matrix products' multiplications and additions, and every
-tensor that a kernel reads or writes, scratch aside, counted once.
+Operations and bytes follow from the layers' declared shapes: the matrix products' multiplications and additions, and
+every tensor that a kernel reads or writes, scratch aside, counted once.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ PASSES = {"forward": 1, "backward": 2, "forward_backward": 3}  # in units of the
 def profile_steps(stepper: Stepper, steps: int) -> Iterator[dict[str, Any]]:
     """Runs `steps` training steps; yields a row for each layer and direction, then the row `end`, as cli.md names them.
 
-    Times are medians over steps, in ms a step; GFLOP/s are of matrix products alone, and roof_share of `machine_gflops`.
+    Times are medians over steps, in ms a step; GFLOP/s are of matrix products alone, and roof_share of
+    `machine_gflops`.
     """
     plan, replay = stepper.replay.plan, stepper.replay
     runs = [*plan.forward, *plan.backward]

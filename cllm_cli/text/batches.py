@@ -38,7 +38,7 @@ GOLDEN = 0x9E3779B97F4A7C15
 
 
 class Epochs(NamedTuple):
-    """Epochs of some rounds in order, each with its phase, its number of windows, and that number summed up to its end."""
+    """The epochs of some rounds in order: the phase of each, its number of windows, and these summed up to its end."""
 
     phases: IdArray
     lengths: IdArray

@@ -6,8 +6,8 @@
         if record.event == "eval":
             ...
 
-Settings are those of `cllm_cli.config.Settings`. The generator may be left at any record: what was saved last stays. Errors are
-`cllm_cli.errors.CllmError`; whatever is wrong with settings and text is raised before anything is written.
+Settings are those of `cllm_cli.config.Settings`. The generator may be left at any record: what was saved last stays.
+Errors are `cllm_cli.errors.CllmError`; whatever is wrong with settings and text is raised before anything is written.
 """
 
 from __future__ import annotations

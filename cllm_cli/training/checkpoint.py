@@ -84,8 +84,8 @@ def load(
 ) -> tuple[Progress | None, list[str]]:
     """Fills `tensors` from the newest whole checkpoint; gives where it stands, and what was passed over and why.
 
-    No progress where there is no checkpoint at all. Raises RunError where checkpoints are there and none is whole, or where
-    the checkpoint is of other settings or another corpus.
+    No progress where there is no checkpoint at all. Raises RunError where checkpoints are there and none is whole, or
+    where the checkpoint is of other settings or another corpus.
     """
     passed: list[str] = []
     for path in _found(folder):

@@ -1,7 +1,7 @@
 """The one writer of a run's files: what it has written is there after a crash or a power cut, whole or not at all.
 
-A file is written under a temporary name, flushed to the disk, renamed, and the folder is flushed, since without the last
-step the old name may come back. A folder of several files is made the same way and renamed as one.
+A file is written under a temporary name, flushed to the disk, renamed, and the folder is flushed, since without the
+last step the old name may come back. A folder of several files is made the same way and renamed as one.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Settings that nobody gave, chosen for the corpus, the model and the optimizer.
 
-The size of a model follows the amount of training text: small enough that its text can teach it, and that a run ends while
-one waits for it (minutes for 100 kB, hours for 100 MB on two cores). What is chosen is shown and stored like what is given.
+The size of a model follows the amount of training text: small enough that its text can teach it, and that a run ends
+while one waits for it (minutes for 100 kB, hours for 100 MB on two cores). What is chosen is shown and stored like what
+is given.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ FULL_RATE_WIDTH = 256  # wider models take a learning rate that falls with the s
 def resolve(given: Settings, corpus: Corpus) -> Settings:
     """Settings without gaps but for val, epochs, minutes, schedule_steps and stop_after.
 
-    steps stays None where --minutes decides. Raises ConfigError for unknown names and for settings that do not fit together.
+    steps stays None where --minutes decides. Raises ConfigError for unknown names and for settings that do not fit
+    together.
     """
     if sum(length is not None for length in (given.steps, given.epochs, given.minutes)) > 1:
         raise ConfigError("--steps, --epochs and --minutes exclude each other", "give one of them")

@@ -1,4 +1,5 @@
-"""A session: everything that a training run needs before its first step, made anew, resumed, or from another run's weights.
+"""A session: everything that a training run needs before its first step, made anew, resumed, or from another run's
+weights.
 
 Text is read and everything is checked before anything is written.
 """

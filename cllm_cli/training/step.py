@@ -52,7 +52,9 @@ class Stepper:
         return self._x.size
 
     def run(self, step: int, schedule: Schedule) -> Outcome:
-        """Step number `step`, counted from 0. Raises TrainingError, the weights untouched, where a number is not finite."""
+        """Step number `step`, counted from 0. Raises TrainingError, the weights untouched, where a number is not
+        finite.
+        """
         accumulate, batch, time = self._x.shape
         self.sampler.next_batch(self._x.reshape(-1, time), self._y.reshape(-1, time))
         targets = max(1, int((self._y >= 0).sum()))

@@ -73,7 +73,7 @@ def test_permuted_is_a_permutation(size):
 
 
 def test_permuted_sends_an_index_everywhere_alike():
-    """Over many keys each place is as likely as any other: chi-square of 12 cells below the 0.1 % bound for 11 degrees."""
+    """Over many keys each place is as likely as any other: chi-square of 12 cells, below the 0.1 % bound of 31.3."""
     size, trials = 12, 6000
     keys = np.random.default_rng(5).integers(0, 2**63, trials).astype(np.uint64)
     for index in (0, 7):
@@ -87,7 +87,11 @@ def test_any_way_of_taking_batches_gives_the_same_windows(tokens, block):
     one_by_one = drawn(Sampler(numbered(tokens), block, seed=9), 240)
     assert drawn(Sampler(numbered(tokens), block, seed=9), 240, batch=24) == one_by_one
     sampler = Sampler(numbered(tokens), block, seed=9)
-    mixed = [start for batch in itertools.islice(itertools.cycle([12, 5, 3, 1]), 40) for start in drawn(sampler, batch, batch)]
+    mixed = [
+        start
+        for batch in itertools.islice(itertools.cycle([12, 5, 3, 1]), 40)
+        for start in drawn(sampler, batch, batch)
+    ]
     assert mixed == one_by_one[: len(mixed)]
 
 
@@ -112,7 +116,7 @@ def test_the_order_stays_as_it_is():
     assert drawn(Sampler(numbered(1000), 8, seed=1337), 8) == FIRST_STARTS
 
 
-FIRST_STARTS = [0]
+FIRST_STARTS = [985, 545, 137, 313, 177, 761, 969, 513]
 
 
 def test_epochs_differ():

@@ -1,0 +1,69 @@
+"""What the tests share: more threads than cores, an allocator with guards, and one run of a layer.
+
+Numba reads how many threads there can be when it is imported, so this stands before any import of it.
+"""
+
+from __future__ import annotations
+
+import os
+
+# Two cores must be able to run the three threads that the tests compare; and those must not spin while others wait.
+os.environ["NUMBA_NUM_THREADS"] = str(max(4, int(os.environ.get("NUMBA_NUM_THREADS", "4"))))
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import numpy as np
+import pytest
+
+
+class Guarded:
+    """Memory with guards: every array lies in a larger buffer of NaN (floats) or zeros, away from any alignment."""
+
+    PAD = 67  # elements: odd, and more than a tile of the micro-kernel is wide
+
+    def __init__(self):
+        self.buffers = []
+
+    def allocate(self, shape, dtype):
+        dtype = np.dtype(dtype)
+        size = int(np.prod(shape))
+        buffer = np.zeros(size + 2 * self.PAD, dtype)
+        if dtype.kind == "f":
+            buffer.fill(np.nan)
+        self.buffers.append((buffer, buffer.tobytes()))
+        return buffer[self.PAD : self.PAD + size].reshape(shape)
+
+    def holding(self, values):
+        """A guarded copy of an array."""
+        array = self.allocate(values.shape, values.dtype)
+        array[...] = values
+        return array
+
+    def assert_intact(self):
+        for buffer, before in self.buffers:
+            was, now = np.frombuffer(before, np.uint8), buffer.view(np.uint8)
+            edge = self.PAD * buffer.itemsize
+            assert np.array_equal(was[:edge], now[:edge]), "written before the start"
+            assert np.array_equal(was[-edge:], now[-edge:]), "written past the end"
+
+
+@pytest.fixture
+def guarded():
+    return Guarded()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _two_threads():
+    """What is not about threads runs on two, as on the smallest machine."""
+    import numba
+
+    numba.set_num_threads(2)
+
+
+@pytest.fixture
+def set_threads():
+    """A function that sets the number of threads, until the test is over."""
+    import numba
+
+    before = numba.get_num_threads()
+    yield numba.set_num_threads
+    numba.set_num_threads(before)
