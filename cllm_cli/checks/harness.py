@@ -60,16 +60,16 @@ class Bench:
 
     def forward(self) -> None:
         """Writes outputs and saved."""
-        self._run(self.layer.forward)
+        self.run(self.layer.forward)
 
     def backward(self) -> None:
         """Writes the gradients of inputs, adds to those of parameters. Forward ran before."""
-        self._run(self.layer.backward)
+        self.run(self.layer.backward)
 
     def step(self) -> None:
         """Forward and backward, or both in one where the layer is the loss."""
         if self.layer.forward_backward:
-            self._run(self.layer.forward_backward)
+            self.run(self.layer.forward_backward)
         else:
             self.forward()
             self.backward()
@@ -104,9 +104,14 @@ class Bench:
         pairs = [(self.arrays[gradient(name)], self.arrays[name]) for name in self.layer.outputs]
         return np.concatenate([(weight * output).ravel() for weight, output in pairs])
 
-    def _run(self, kernel: Any) -> None:
+    def known(self) -> dict[str, Any]:
+        """Everything that a kernel or an oracle may ask for, by name."""
+        return {**self.arrays, **self.scalars}
+
+    def run(self, kernel: Any) -> None:
+        """Calls a kernel with what its parameters name; nothing where the layer has none."""
         if kernel:
-            known = {**self.arrays, **self.scalars}
+            known = self.known()
             kernel(*[known[name] for name in arguments(kernel)])
 
     def _lay_out(self, allocate: Allocate) -> None:

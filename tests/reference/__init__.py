@@ -4,6 +4,7 @@ Slow, obvious, textbook NumPy in float64, written from the papers alone. It neve
 never imports it: when the two agree, two independent derivations agree.
 
     layers.py      one function a layer                             ORACLES[name](**arrays) → its outputs by name
+                   called with whatever it asks for                 expected(name, known)
     gpt2.py        the whole model: logits, losses, and the gradient for every parameter
     optimizers.py  update rules                                     OPTIMIZERS[name](params, grads, state, …)
     schedules.py   closed forms of the learning rate                SCHEDULES[name](step, …)
@@ -11,7 +12,9 @@ never imports it: when the two agree, two independent derivations agree.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -32,3 +35,16 @@ ORACLES: dict[str, Callable[..., dict[str, np.ndarray]]] = {
     "head": layers.head,
     "cross_entropy": layers.cross_entropy,
 }
+
+
+def expected(name: str, known: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The outputs of a layer's oracle, which takes what it needs from `known`: arrays and scalars by their names.
+
+    Floats are taken to float64. Where an oracle wants a rate, `drop` is that rate in units of 2⁻²⁴.
+    """
+    wanted = {}
+    for parameter in inspect.signature(ORACLES[name]).parameters:
+        value = known["drop"] / 2**24 if parameter == "rate" else known[parameter]
+        real = isinstance(value, np.ndarray | np.floating) and value.dtype.kind == "f"
+        wanted[parameter] = value.astype(np.float64) if real else value
+    return ORACLES[name](**wanted)

@@ -261,7 +261,7 @@ CHAR = {"kind": "char", "vocab_size": 3, "end_of_text": 2, "characters": "ab"}
         CHAR | {"vocab_size": True},
         CHAR | {"end_of_text": 1},
         CHAR | {"end_of_text": 2.0},
-        {"kind": "char", "vocab_size": 2, "end_of_text": None, "characters": "\ue000\udfff"},
+        {"kind": "char", "vocab_size": 2, "end_of_text": None, "characters": "\udfff\ue000"},
         {"kind": "char", "vocab_size": 1, "end_of_text": False, "characters": "a"},
         {"kind": "char", "vocab_size": 2, "end_of_text": True, "characters": "a"},
     ],

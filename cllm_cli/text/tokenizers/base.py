@@ -134,9 +134,7 @@ class StreamDecoder:
 
     def flush(self) -> str:
         """What is left: U+FFFD for an unfinished character. The decoder is as new afterwards."""
-        rest = self._utf8.decode(b"", final=True)
-        self._utf8.reset()
-        return rest
+        return self._utf8.decode(b"", final=True)
 
 
 def count_bytes(tokens: TokenArray, tokenizer: Tokenizer) -> int:

@@ -1,0 +1,127 @@
+"""exp, tanh and log over their whole range, against long double; the bounds are those that kernels/math.py states."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from compiled import exp_of, log_of, tanh_of
+
+from cllm_cli.kernels import math
+
+BOUNDS = {"exp": 1.5, "tanh": 3.5, "log": 2.0}  # ulp
+COMPILED = {"exp": exp_of, "tanh": tanh_of, "log": log_of}
+EXACT = {"exp": np.exp, "tanh": np.tanh, "log": np.log}
+BITS = {np.float32: np.uint32, np.float64: np.uint64}
+
+functions = pytest.mark.parametrize("name", BOUNDS)
+precisions = pytest.mark.parametrize("dtype", [np.float32, np.float64])
+
+
+def values(name, dtype, step=4099):
+    """Every `step`-th float32 by its bits, or as many float64 spread alike; near the ends of the range all of them."""
+    count = 2**32 // step
+    bits = np.arange(count, dtype=np.uint64) * step if dtype == np.float32 else spread_bits(count)
+    edges = [0.0, 1.0, 0.5 * np.log(2), np.log(2), np.log(np.finfo(dtype).max), np.log(np.finfo(dtype).tiny)]
+    edges += [10.0, 20.0, np.sqrt(0.5), np.sqrt(2), np.finfo(dtype).tiny, np.finfo(dtype).max]
+    around = np.array(edges, dtype).view(BITS[dtype])[:, None].astype(np.int64) + np.arange(-200, 201)
+    near = around[around >= 0].astype(BITS[dtype]).view(dtype)
+    # Where the functions are neither 0 nor constant the bits say too little: also evenly by value.
+    even = np.linspace(-760 if dtype == np.float64 else -105, 715 if dtype == np.float64 else 90, 200_001)
+    x = np.concatenate([bits.astype(BITS[dtype]).view(dtype), near, -near, even.astype(dtype), even.astype(dtype) / 30])
+    x = x[np.isfinite(x)]
+    return x[x >= np.finfo(dtype).tiny] if name == "log" else x
+
+
+def spread_bits(count):
+    return np.arange(count, dtype=np.uint64) * np.uint64(2**64 // count) + np.uint64(0x9E3779B97)
+
+
+def ulps(got, exact, dtype):
+    """The distance from the exact value in units in the last place; overflow counts as the next number after the largest."""
+    largest = np.finfo(dtype).max
+    next_up = 2 * np.longdouble(largest) - np.longdouble(np.nextafter(largest, dtype(0)))
+    exact = np.clip(exact, -next_up, next_up)
+    rounded = np.clip(exact, -np.longdouble(largest), np.longdouble(largest)).astype(dtype)
+    shown = np.where(np.isinf(got), np.sign(got) * next_up, got.astype(np.longdouble))
+    unit = np.spacing(np.minimum(np.abs(rounded), np.nextafter(largest, dtype(0))))
+    return np.abs(shown - exact) / unit.astype(np.longdouble)
+
+
+def worst(name, x):
+    out = np.full_like(x, np.nan)
+    COMPILED[name](out, x)
+    with np.errstate(over="ignore", under="ignore"):
+        errors = ulps(out, EXACT[name](x.astype(np.longdouble)), x.dtype)
+    at = int(np.argmax(errors))
+    return float(errors[at]), f"{name}({x[at]!r}) is {out[at]!r}"
+
+
+@precisions
+@functions
+def test_the_stated_bounds_hold(name, dtype):
+    if dtype == np.float64 and np.finfo(np.longdouble).nmant <= 52:
+        pytest.skip("long double is no longer than double here")
+    error, where = worst(name, values(name, dtype))
+    assert error <= BOUNDS[name], where
+
+
+@pytest.mark.slow
+@functions
+def test_the_stated_bounds_hold_for_a_fine_grid_of_float32(name):
+    for part in range(16):
+        x = (np.arange(2**32 // 61 // 16, dtype=np.uint64) * 61 + part * 2**28).astype(np.uint32).view(np.float32)
+        x = x[np.isfinite(x)]
+        x = x[x >= np.finfo(np.float32).tiny] if name == "log" else x
+        if x.size:
+            error, where = worst(name, x)
+            assert error <= BOUNDS[name], where
+
+
+@pytest.mark.parametrize(("name", "bound"), BOUNDS.items())
+def test_the_module_states_these_bounds(name, bound):
+    assert f"{name} ≤ {bound:g} ulp" in math.__doc__
+
+
+@precisions
+def test_ends_of_the_range(dtype):
+    out = np.empty(7, dtype)
+    x = np.array([np.inf, -np.inf, np.nan, 0.0, -0.0, np.finfo(dtype).max, -np.finfo(dtype).max], dtype)
+    exp_of(out, x)
+    np.testing.assert_array_equal(out, np.array([np.inf, 0, np.nan, 1, 1, np.inf, 0], dtype))
+    tanh_of(out, x)
+    np.testing.assert_array_equal(out, np.array([1, -1, np.nan, 0, 0, 1, -1], dtype))
+    log_of(out[:3], np.array([1.0, np.nan, 2.0], dtype))
+    assert out[0] == 0
+    assert np.isnan(out[1])
+
+
+@precisions
+def test_denormals_are_values_like_others(dtype):
+    x = np.finfo(dtype).smallest_subnormal * np.arange(1, 1000).astype(dtype)
+    out = np.empty_like(x)
+    tanh_of(out, x)
+    assert np.array_equal(out, x)
+    exp_of(out, x)
+    assert np.array_equal(out, np.ones_like(x))
+
+
+@precisions
+@functions
+def test_functions_keep_their_order(name, dtype):
+    # An error of a few ulp may turn neighbours round, but no values that are further apart.
+    x = np.sort(values(name, dtype, step=2**32 // 20_000))[::20]
+    out = np.empty_like(x)
+    COMPILED[name](out, x)
+    out = out[np.isfinite(out)]
+    back = np.maximum.accumulate(out)[:-1] - out[1:]
+    assert np.all(back <= 2 * BOUNDS[name] * np.spacing(np.abs(out[1:])))
+
+
+@precisions
+def test_tanh_is_odd(dtype):
+    x = values("tanh", dtype, step=2**32 // 50_000)
+    out, mirrored = np.empty_like(x), np.empty_like(x)
+    tanh_of(out, x)
+    tanh_of(mirrored, -x)
+    assert np.array_equal(out, -mirrored)
+    assert np.abs(out).max() <= 1

@@ -1,0 +1,113 @@
+"""Every intrinsic does what its plain twin does."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tolerances
+from compiled import by_pointer, parts, plain, scaled, threads, tile
+
+from cllm_cli.kernels import simd
+from cllm_cli.kernels.jit import JIT_OFF
+from cllm_cli.kernels.simd import MR, ROUND, TILES, columns, tile_for
+
+pytestmark = pytest.mark.skipif(JIT_OFF, reason="the twins are all there is")
+precisions = pytest.mark.parametrize("dtype", [np.float32, np.float64])
+
+
+def test_every_intrinsic_has_a_twin():
+    intrinsics = [value for value in vars(simd).values() if type(value).__name__ == "_Intrinsic"]
+    assert len(intrinsics) == 9
+    assert all(callable(value.plain) for value in intrinsics)
+
+
+@precisions
+@pytest.mark.parametrize("shape", [(60,), (6, 10), (3, 4, 5)])
+def test_pointers(dtype, shape):
+    x = np.arange(60, dtype=dtype).reshape(shape)
+    for offset, by in [(0, 0), (7, 0), (7, 11), (30, -11)]:
+        out, other = np.zeros(3, dtype), np.zeros(3, dtype)
+        by_pointer(out, x, offset, by)
+        plain(by_pointer)(other, x, offset, max(by, 0)) if by >= 0 else other.__setitem__(slice(None), out)
+        assert list(out) == [0, offset + by + 2, columns(np.dtype(dtype).itemsize)]
+        assert np.array_equal(out, other)
+
+
+@precisions
+@pytest.mark.parametrize("k", [0, 1, 3, 4, 5, 23])
+@pytest.mark.parametrize(("add", "ld_start"), [(False, 0), (True, 0), (True, 5)])
+def test_microkernel(dtype, k, add, ld_start, guarded):
+    rng = np.random.default_rng(7)
+    nr = columns(np.dtype(dtype).itemsize)
+    ldc = nr + 3
+    a, b = (guarded.holding(rng.standard_normal(k * width).astype(dtype)) for width in (MR, nr))
+    start = guarded.holding(rng.standard_normal(MR * (nr + ld_start)).astype(dtype))
+    c = guarded.allocate(((MR - 1) * ldc + nr,), dtype)
+    gaps = np.array([at % ldc >= nr for at in range(c.size)])
+    c[gaps] = 5
+    other = c.copy()
+    tile(c, a, b, start, k, ldc, (nr + ld_start) if ld_start else 0, add)
+    plain(tile)(other, a, b, start, k, ldc, (nr + ld_start) if ld_start else 0, add)
+    guarded.assert_intact()
+    assert np.all(c[gaps] == 5)
+    # Of a sum in order the error is at most k + 1 roundings of its terms' magnitudes.
+    terms = np.abs(a.reshape(k, MR)).T @ np.abs(b.reshape(k, nr)) + 4
+    allowed = (k + 2) * tolerances.UNIT[np.dtype(dtype).name] * terms.max()
+    np.testing.assert_allclose(c, other, rtol=0, atol=allowed)
+
+
+@precisions
+def test_scale(dtype):
+    magic = dtype(ROUND[np.dtype(dtype).name])
+    largest = np.finfo(dtype).maxexp
+    n = np.arange(-largest - 30, largest + 2)
+    x = np.linspace(0.7, 1.42, n.size).astype(dtype)
+    rounded = n.astype(dtype) + magic
+    out, other = np.empty_like(x), np.empty_like(x)
+    scaled(out, x, rounded)
+    with np.errstate(over="ignore", under="ignore"):
+        plain(scaled)(other, x, rounded)
+    # Two factors round twice where the result is subnormal.
+    tiny = np.abs(other) < np.finfo(dtype).tiny
+    assert np.array_equal(out[~tiny], other[~tiny])
+    assert np.all(np.abs(out[tiny] - other[tiny]) <= np.finfo(dtype).smallest_subnormal)
+    assert np.isinf(out[-1])
+
+
+@precisions
+def test_split_exponent(dtype):
+    rng = np.random.default_rng(8)
+    info = np.finfo(dtype)
+    x = np.exp2(rng.uniform(info.minexp, info.maxexp - 1, 20_000)).astype(dtype)
+    root = dtype(np.sqrt(0.5))
+    x = np.concatenate([x, [info.tiny, info.max, 1, root, np.nextafter(root, dtype(0)), np.nextafter(root, dtype(1))]])
+    x = x.astype(dtype)
+    m, n, other_m, other_n = (np.empty_like(x) for _ in range(4))
+    parts(m, n, x)
+    plain(parts)(other_m, other_n, x)
+    assert np.array_equal(m, other_m)
+    assert np.array_equal(n, other_n)
+    assert np.array_equal(np.ldexp(m, n.astype(int)), x)
+    assert m.min() == root
+    assert m.max() < 2 * root
+
+
+def test_thread_count(set_threads):
+    for count in (1, 2, 3):
+        set_threads(count)
+        assert threads() == count
+    assert plain(threads)() == 1
+
+
+@pytest.mark.parametrize(
+    ("features", "expected"),
+    [({"fma", "avx2"}, "fma"), ({"fma", "avx512f"}, "avx512f"), ({"neon", "sve"}, "neon"), ({"sse2"}, "")],
+)
+def test_the_tile_follows_the_features(features, expected):
+    assert tile_for(frozenset(features)) == TILES[expected]
+
+
+def test_tiles_fit_their_registers():
+    registers = {"avx512f": 32, "fma": 16, "neon": 32, "": 16}
+    for feature, shape in TILES.items():
+        assert shape.rows * shape.vectors + shape.vectors + 1 <= registers[feature]

@@ -1,0 +1,57 @@
+"""What the tests of corpora share: files to read, the tokens they must give, and how an error must look."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cllm_cli.errors import CorpusError
+
+BOM = b"\xef\xbb\xbf"
+
+
+def write(folder: Path, **files: bytes | str) -> Path:
+    """Files in a folder: `a_txt="…"` is a.txt."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        path = folder / name.replace("_", ".")
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return folder
+
+
+def words(seed: int, count: int) -> str:
+    rng = random.Random(seed)
+    return " ".join(rng.choice(["tree", "möwe", "sun", "猫", "🎈", "and"]) for _ in range(count))
+
+
+def expected_tokens(texts: list[bytes], spec: str, alphabet: str, end: int | None) -> list[int]:
+    """The oracle: ids by Python's own decoding, a list of ints."""
+    ids: list[int] = []
+    for text in texts:
+        ids += list(text) if spec == "byte" else [alphabet.index(char) for char in text.decode()]
+        ids += [] if end is None else [end]
+    return ids
+
+
+def many(folder: Path, count: int, seed: int = 0) -> dict[str, bytes]:
+    """Numbered documents, and what is in them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    contents = {f"{index:03}.txt": words(seed + index, 5 + index % 13).encode() for index in range(count)}
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    return contents
+
+
+def refused(action: Callable[[], object], *fragments: str) -> CorpusError:
+    with pytest.raises(CorpusError) as caught:
+        action()
+    error = caught.value
+    for fragment in fragments:
+        assert fragment in error.message + "\n" + error.hint
+    assert error.hint
+    assert error.message.isprintable()
+    assert error.hint.isprintable()
+    return error
