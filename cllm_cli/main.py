@@ -19,7 +19,7 @@ from cllm_cli.commands.options import known_name
 from cllm_cli.commands.profile import profile
 from cllm_cli.commands.train import train
 from cllm_cli.errors import CllmError
-from cllm_cli.reporting.printable import one_line
+from cllm_cli.printable import one_line
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "train": train,

@@ -34,7 +34,7 @@ def generate(
     from cllm_cli.errors import CorpusError
     from cllm_cli.model.decode import Sampling
     from cllm_cli.model.decode import generate as drawn
-    from cllm_cli.reporting.printable import printable
+    from cllm_cli.printable import printable
     from cllm_cli.text.writing import until
     from cllm_cli.training.records import json_line
     from cllm_cli.training.resolve import available_cores

@@ -7,5 +7,5 @@ records.py     JSON lines
 plots.py       the loss curve as text
 tables.py      results of eval, gradcheck and profile
 grid.py        columns that fit a width
-terminal.py    what a stream can show; quantities.py: how numbers are written; printable.py: text that is safe to show
+terminal.py    what a stream can show; quantities.py: how numbers are written
 """

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from rich.text import Text
 
+from cllm_cli.printable import one_line
 from cllm_cli.reporting.grid import Column, Grid
-from cllm_cli.reporting.printable import one_line
 from cllm_cli.reporting.quantities import size
 
 TITLES = {"params": "weights", "grads": "gradients", "total": "planned"}  # the other parts go by their names

@@ -11,9 +11,9 @@ from typing import Any, TextIO
 
 from rich.text import Text
 
+from cllm_cli.printable import one_line
 from cllm_cli.reporting.grid import Column, Grid, widened
 from cllm_cli.reporting.memory import memory_lines
-from cllm_cli.reporting.printable import one_line
 from cllm_cli.reporting.quantities import count, decimal, loss, scientific, share
 from cllm_cli.reporting.terminal import Signs, console_for, gauge, is_plain, signs_of
 

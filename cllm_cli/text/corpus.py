@@ -86,32 +86,39 @@ def read_corpus(
     val_fraction: float,
     val: str | Path | None = None,
     stdin: BinaryIO | None = None,
+    tokenizer: Tokenizer | None = None,
 ) -> Corpus:
     """The corpus in `sources` (files, folders, `-`), split by `val_fraction` or, if `val` is given, validated on that.
 
-    An end-of-text id exists, and follows each document, only where `sources` hold several documents.
+    An end-of-text id exists, and follows each document, only where `sources` hold several documents. With `tokenizer`
+    the text is written in the ids of an existing one, whatever the specification says.
     Raises ConfigError for an unknown tokenizer, CorpusError for text that is missing, unreadable, empty or cannot be
     encoded. `stdin` stands in for the process's own standard input.
     """
-    builder = builder_of(tokenizer_spec)
+    learned = builder_of(tokenizer_spec)
+    encoder: Encoder = learned if tokenizer is None else tokenizer.encoder()
     listing = find_files(sources)
     val_listing = Listing([]) if val is None else find_files([val])
     if listing.has_stdin and val_listing.has_stdin:
         raise CorpusError("standard input cannot be both training and validation text", "give --val a file")
     notices: list[str] = []
-    pile = Pile(_expected_tokens(builder, listing, val_listing))
-    documents = _read(listing, builder, pile, stdin, notices)
+    pile = Pile(_expected_tokens(encoder, listing, val_listing))
+    documents = _read(listing, encoder, pile, stdin, notices)
     if not documents:
         raise no_text(sources[0], listing)
-    val_documents = _read(val_listing, builder, pile, stdin, notices)
+    val_documents = _read(val_listing, encoder, pile, stdin, notices)
     if val is not None and not val_documents:
         raise no_text(val, val_listing)
     listing.skipped.update(val_listing.skipped)
     if listing.skipped:
         notices.append(f"left out: {listing.left_out()}")
 
-    tokenizer, table = builder.finish(end_of_text=len(documents) > 1)
-    end = tokenizer.end_of_text
+    table = None
+    if tokenizer is None:
+        tokenizer, table = learned.finish(end_of_text=len(documents) > 1)
+    end = tokenizer.end_of_text if len(documents) > 1 else None
+    if len(documents) > 1 and end is None:
+        notices.append(f"the tokenizer has no end-of-text id: {len(documents)} documents follow one another without")
     if val is not None:
         # A single file stays as it is, so that `cllm eval` scores the same tokens when it is given that file.
         spans = _spans(documents, [TRAIN] * len(documents), end)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from cllm_cli.errors import CorpusError
+from cllm_cli.printable import one_line
 
 STANDARD_INPUT = "-"
 # What is made of a chunk stays in the cache, and small enough for malloc to reuse instead of mapping fresh pages.
@@ -42,7 +43,7 @@ class TextFile:
     @property
     def name(self) -> str:
         """What messages call it: safe to print."""
-        return "standard input" if self.path == STANDARD_INPUT else printable(self.path)
+        return "standard input" if self.path == STANDARD_INPUT else shown(self.path)
 
     def size(self) -> int:
         """Its bytes, if it is a regular file that can be looked at; otherwise 0."""
@@ -69,9 +70,9 @@ class Listing:
         return ", ".join(f"{count} {reason}" for reason, count in sorted(self.skipped.items()))
 
 
-def printable(text: str) -> str:
-    """`text` with all that a terminal may act on (controls, direction marks, undecodable bytes) escaped."""
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text) or "''"
+def shown(path: str) -> str:
+    """A path as messages show it: safe to print, and visible where it is empty."""
+    return one_line(path) or "''"
 
 
 def find_files(sources: Iterable[str | Path]) -> Listing:
@@ -146,7 +147,7 @@ def _walk(root: str, listing: Listing) -> None:
 
 def _is_folder(path: str) -> bool:
     if "\0" in path:
-        raise CorpusError(f"there is no file or folder {printable(path)}", HINT)
+        raise CorpusError(f"there is no file or folder {shown(path)}", HINT)
     with _system_errors(path):
         return stat.S_ISDIR(Path(path).stat().st_mode)
 
@@ -157,7 +158,7 @@ def _system_errors(path: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise CorpusError(f"there is no file or folder {printable(path)}", _similar(path) or HINT) from error
+        raise CorpusError(f"there is no file or folder {shown(path)}", _similar(path) or HINT) from error
     except OSError as error:
         name = TextFile(path, named=True).name
         reason = error.strerror or type(error).__name__
@@ -172,4 +173,4 @@ def _similar(path: str) -> str:
     except OSError:
         return ""
     close = difflib.get_close_matches(wanted.name, names, n=1, cutoff=0.6)
-    return f"did you mean {printable(str(wanted.with_name(close[0])))}?" if close else ""
+    return f"did you mean {shown(str(wanted.with_name(close[0])))}?" if close else ""

@@ -13,7 +13,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,16 @@ class RunFolder:
             ) from error
         for folder in (self.path, self.checkpoints, self.data):
             remove_temporaries(folder)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Locks the folder, and keeps it locked unless the body fails."""
+        self.lock()
+        try:
+            yield
+        except BaseException:
+            self.unlock()
+            raise
 
     def unlock(self) -> None:
         """Gives the folder back."""

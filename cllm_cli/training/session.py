@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numba
-import numba.core.config as numba_config
 import numpy as np
 import numpy.typing as npt
 
@@ -76,22 +75,22 @@ def start(
     source = RunFolder(init_from) if init_from else None
     inherited = _sizes_of(source) if source else {}
     wanted = make_settings(inherited, given)
-    corpus = read_corpus(sources, wanted.tokenizer, wanted.val_fraction, wanted.val, stdin)
+    known = source.read_tokenizer() if source else None
+    if known and wanted.tokenizer != known.kind:
+        raise ConfigError(f"--init-from needs the tokenizer of that run, {known.kind}", "leave --tokenizer out")
+    corpus = read_corpus(sources, wanted.tokenizer, wanted.val_fraction, wanted.val, stdin, known)
     settings = resolve(wanted, corpus)
     check_long_enough(corpus, settings.block_size or 1)
     use_threads(settings.threads or available_cores())
     session = _build(folder, settings, corpus)
     initialize(session.model.arena, settings.seed)
     if source:
-        if source.read_tokenizer().to_json() != corpus.tokenizer.to_json():
-            raise RunError(
-                f"the tokenizer of {source.path} is not that of this corpus",
-                "--init-from needs the same tokenizer, and for char the same characters",
-            )
-        session.model.arena.values[:] = source.load_model().arena.values
-    folder.lock()
-    folder.clear()
-    folder.create(settings, session.model, corpus)
+        _copy_weights(source, session.model)
+    with folder.locked():
+        folder.clear()
+        folder.create(settings, session.model, corpus)
+        if source:  # whoever resumes from step 0 must find these weights
+            checkpoint.save(folder, session.progress, session.tensors(), settings, corpus.fingerprint)
     return session
 
 
@@ -108,23 +107,24 @@ def resume(
         corpus = folder.read_corpus(tokenizer)
     else:
         corpus = read_corpus(sources, stored.tokenizer, stored.val_fraction, stored.val, stdin)
-    settings = resolve(settings, corpus)
-    use_threads(settings.threads or available_cores())
-    folder.lock()
-    session = _build(folder, settings, corpus)
-    initialize(session.model.arena, settings.seed)
-    progress, passed = checkpoint.load(folder, session.tensors(), settings, corpus.fingerprint)
-    session.notices += [f"passed over: {why}" for why in passed]
-    if progress is None:
         if corpus.fingerprint != facts["fingerprint"]:
             raise RunError(
-                f"the corpus is not the one of {folder.path}", "give the same text, or start over with --force"
+                f"the corpus is not the one that {folder.path} was trained on",
+                "give the same text, or start a new run from these weights with --init-from",
             )
-        session.notices.append("no checkpoint was saved yet: the run starts again from step 0")
-        progress = Progress()
-    session.progress = progress
-    session.stepper.sampler.position = progress.position
-    folder.write_settings(settings)
+    settings = resolve(settings, corpus)
+    use_threads(settings.threads or available_cores())
+    with folder.locked():
+        session = _build(folder, settings, corpus)
+        initialize(session.model.arena, settings.seed)
+        progress, passed = checkpoint.load(folder, session.tensors(), settings, corpus.fingerprint)
+        session.notices += [f"passed over: {why}" for why in passed]
+        if progress is None:
+            session.notices.append("no checkpoint was saved yet: the run starts again from step 0")
+            progress = Progress()
+        session.progress = progress
+        session.stepper.sampler.position = progress.position
+        folder.write_settings(settings)
     return session
 
 
@@ -162,9 +162,10 @@ def resumed_settings(stored: Settings, given: Mapping[str, Any]) -> Settings:
 
 def use_threads(count: int) -> None:
     """Sets the number of threads that kernels run on; more than there are cores are started where that is asked for."""
-    if count > numba_config.NUMBA_NUM_THREADS:
+    config: Any = numba.config
+    if count > config.NUMBA_NUM_THREADS:
         try:
-            numba_config.NUMBA_NUM_THREADS = count
+            config.NUMBA_NUM_THREADS = count
         except RuntimeError as error:  # the threads run already
             raise ConfigError(f"--threads {count} is more than this process has started", "give fewer") from error
     numba.set_num_threads(count)
@@ -183,6 +184,14 @@ def _build(folder: RunFolder, settings: Settings, corpus: Corpus) -> Session:
         model, updater, sampler, settings.batch_size, settings.grad_accum, settings.grad_clip, settings.seed
     )
     return Session(folder, settings, corpus, model, updater, stepper, Progress(), list(corpus.notices))
+
+
+def _copy_weights(source: RunFolder, model: Model) -> None:
+    """Another run's best weights. Raises ConfigError where the model is not of the same sizes."""
+    other = source.load_model()
+    if replace(other.config, dropout=0.0) != replace(model.config, dropout=0.0):
+        raise ConfigError(f"the model's sizes are not those of {source.path}", "with --init-from leave the sizes out")
+    model.arena.values[:] = other.arena.values
 
 
 def _sizes_of(source: RunFolder) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import unicodedata
 
 import pytest
 
-from cllm_cli.reporting.printable import one_line, printable
+from cllm_cli.printable import one_line, printable
 
 
 def test_text_newlines_and_tabs_stay():
