@@ -88,9 +88,13 @@ def start(
         _copy_weights(source, session.model)
     with folder.locked():
         folder.clear()
-        folder.create(settings, session.model, corpus)
-        if source:  # whoever resumes from step 0 must find these weights
-            checkpoint.save(folder, session.progress, session.tensors(), settings, corpus.fingerprint)
+        try:
+            folder.create(settings, session.model, corpus)
+            if source:  # whoever resumes from step 0 must find these weights
+                checkpoint.save(folder, session.progress, session.tensors(), settings, corpus.fingerprint)
+        except BaseException:
+            folder.clear()  # half a run would stand in the way of the next try
+            raise
     return session
 
 

@@ -1,0 +1,157 @@
+"""Writes docs/cli.md from the declarations that the command line itself is made of; `--check` only compares.
+
+    python tools/make_docs.py [--check]
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from cllm_cli.config import PRESETS, Settings, flag_of, setting_of, type_of
+from cllm_cli.layers import LAYERS
+from cllm_cli.model import ARCHITECTURES
+from cllm_cli.optim import OPTIMIZERS
+from cllm_cli.optim.schedule import SCHEDULES
+from cllm_cli.registry import Registry
+from cllm_cli.text.tokenizers import TOKENIZERS
+
+PAGE = Path(__file__).parent.parent / "docs" / "cli.md"
+
+TEXT = """# The command line
+
+<!-- Made by tools/make_docs.py. -->
+
+    cllm train CORPUS...          CORPUS: a file, a folder (read recursively), or - for standard input
+    cllm eval RUN [TEXT...]       RUN: a run folder; TEXT likewise files, folders or -; none: the run's validation text
+    cllm generate RUN             text to standard output as it is produced
+    cllm gradcheck                every layer and a whole small model; --layer NAME for one
+    cllm profile [RUN]            where a step's time and memory go; --preset NAME without a run
+
+Standard output carries results only; progress, tables and warnings go to standard error. With `--json` standard output is
+JSON lines, one object an event. `--quiet` silences progress. `NO_COLOR`, `TERM=dumb` and a pipe give plain text. `_` may be
+written for `-` in every flag.
+
+| exit code | |
+|---|---|
+| 0 | done |
+| 1 | an error: one line `error: …` and a `hint: …`; `--debug` shows the traceback |
+| 2 | wrong usage: a missing argument, an unknown command or flag, a number out of its range |
+| 3 | a check failed |
+| 130, 143, 129 | ended by SIGINT, SIGTERM, SIGHUP, after everything was saved |
+| 141 | whoever read the output closed it |
+
+## train
+
+| flag | |
+|---|---|
+| `-o`, `--out DIR` | run folder; default runs/<corpus name>. An existing run needs `--force` or `--resume` |
+| `--resume` | go on from the last checkpoint, bit for bit. Length, intervals and threads may be changed |
+| `--force` | overwrite the run that is there |
+| `--init-from RUN` | start from another run's weights, sizes and tokenizer |
+| `--preset NAME` | {presets} |
+| `--config FILE` | TOML file of settings, such as a run's config.toml |
+| `--json`, `--quiet`, `--debug` | |
+
+A preset is overruled by a TOML file, a TOML file by flags. The names of a TOML file's settings are those of the flags, with `_`.
+A setting without a default here is chosen for the corpus, the model or the optimizer; what was chosen is shown and stored.
+
+{settings}
+
+### Events
+
+Losses are means in nats a token. `ms` runs from one step's start to the next, everything included. `end` is always the last line; its
+`val_loss` is over the whole validation text.
+
+    {{"event":"start","params":…,"train_tokens":…,"val_tokens":…,"memory_bytes":{{"params":…,"grads":…,"optimizer":…,"activations":…,"total":…}},"config":{{…}}}}
+    {{"event":"compile","seconds":…}}
+    {{"event":"step","step":…,"loss":…,"lr":…,"grad_norm":…,"tokens_per_s":…,"ms":…}}
+    {{"event":"eval","step":…,"train_loss":…,"val_loss":…,"bits_per_byte":…,"perplexity":…}}
+    {{"event":"sample","step":…,"text":…}}
+    {{"event":"checkpoint","step":…,"path":…}}
+    {{"event":"notice","message":…}}
+    {{"event":"end","step":…,"val_loss":…,"best_val_loss":…,"seconds":…,"stopped":"steps|epochs|minutes|stop-after|interrupt"}}
+
+### A run folder
+
+| file | |
+|---|---|
+| `config.toml` | the resolved settings; works with `--config` |
+| `model.safetensors`, `config.json` | the weights with the best validation loss so far, as transformers' GPT-2 names and lays them out |
+| `tokenizer.json` | the tokenizer, whole |
+| `metrics.jsonl` | the events |
+| `checkpoint/` | the last two checkpoints |
+| `data/` | the validation tokens; all tokens when the text came from standard input |
+
+### Names
+
+{names}
+
+## eval
+
+Scores every token but the first once, in consecutive windows that do not overlap, the last one shorter. Means are over tokens.
+
+    {{"event":"eval","tokens":…,"bytes":…,"loss":…,"perplexity":…,"bits_per_byte":…,"accuracy":…}}
+
+## generate
+
+`--prompt TEXT|-`, `--tokens N`, `--temperature`, `--top-k`, `--top-p`, `--seed`, `--stop TEXT`, `--json`. It ends after N tokens, before a
+stop text, or at the end of a text where the tokenizer has one. Beyond the window it goes on from the window's second half.
+
+## gradcheck
+
+The error is |analytic − numeric| / max(|analytic|, |numeric|, RMS gradient of the tensor, 1e-8 of the whole gradient's norm).
+
+    {{"event":"check","layer":…,"sizes":{{…}},"tensor":…,"dtype":…,"error":…,"tolerance":…,"ok":…}} … {{"event":"end","checks":…,"failed":…}}
+
+## profile
+
+`--preset NAME`, `--batch-size`, `--vocab-size`, `--steps`, `--json`. GFLOP/s are of matrix products alone.
+
+    {{"event":"layer","name":…,"direction":"forward|backward|update","calls":…,"ms":…,"gflops":…,"gbytes_per_s":…,"roof_share":…}} …
+    {{"event":"end","ms_per_step":…,"tokens_per_s":…,"gflops":…,"machine_gflops":…,"roof_share":…,"memory_bytes":{{…}}}}
+"""
+
+
+def page() -> str:
+    """The whole page."""
+    presets = "; ".join(f"`{name}`: {_sizes(values)}" for name, values in PRESETS.items())
+    tables = [_settings(group) for group in dict.fromkeys(setting_of(item).group for item in fields(Settings))]
+    registries: list[Registry] = [ARCHITECTURES, TOKENIZERS, OPTIMIZERS, SCHEDULES, LAYERS]
+    names = "\n".join(_names(registry) for registry in registries)
+    return TEXT.format(presets=presets, settings="\n".join(tables), names=names)
+
+
+def _sizes(values: Any) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items())
+
+
+def _settings(group: str) -> str:
+    rows = [f"**{group}**\n", "| flag | default | |", "|---|---|---|"]
+    for item in fields(Settings):
+        setting = setting_of(item)
+        if setting.group != group:
+            continue
+        kind = {int: " N", float: " X", str: " NAME", bool: ""}[type_of(item)]
+        default = "" if item.default is None else item.default
+        rows.append(f"| `{flag_of(item.name)}{kind}` | {default} | {setting.help} |")
+    return "\n".join(rows) + "\n"
+
+
+def _names(registry: Registry) -> str:
+    rows = [f"- `{name}`: {entry.summary}" for name, entry in registry.items()]
+    return f"**{registry.kind.capitalize()}s**\n\n" + "\n".join(rows) + "\n"
+
+
+def main() -> int:
+    """Writes the page, or with --check says whether it is current."""
+    if "--check" in sys.argv[1:]:
+        return 0 if PAGE.read_text("utf-8") == page() else 1
+    PAGE.write_text(page(), "utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
