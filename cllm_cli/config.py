@@ -122,23 +122,11 @@ class Settings:
 Preset = Mapping[str, Any]
 
 PRESETS: dict[str, Preset] = {
-    "nano": dict(
-        n_layer=4,
-        n_head=4,
-        n_embd=128,
-        block_size=64,
-        batch_size=12,
-        dropout=0.0,
-        steps=2000,
-        lr=1e-3,
-        min_lr=1e-4,
-        warmup=100,
-        beta2=0.99,
-        weight_decay=0.1,
-    ),
+    "nano": dict(n_layer=4, n_head=4, n_embd=128, block_size=64, batch_size=12, dropout=0.0, steps=2000),
     "reference": dict(n_layer=6, n_head=8, n_embd=512, n_hidden=2048, block_size=256, batch_size=8, dropout=0.0),
     "gpt2": dict(n_layer=12, n_head=12, n_embd=768, block_size=1024, batch_size=4, dropout=0.0),
 }
+"""Sizes. Learning rates and the like are the optimizer's own."""
 
 
 def setting_of(item: Field[Any]) -> Setting:
