@@ -7,6 +7,9 @@ optimizer at hand before training starts (`cllm_cli.training.resolve`); the resu
 
 from __future__ import annotations
 
+import difflib
+import functools
+import math
 import tomllib
 import types
 import typing
@@ -17,13 +20,18 @@ from typing import Any
 
 from cllm_cli.errors import ConfigError, UsageError, nearest
 
+LARGEST_FILE = 1 << 20  # bytes of a TOML file that anyone could mean
+TOML_HINT = "one 'name = value' a line, as in a run's config.toml"
+LARGEST = 10**9  # what no setting needs to exceed, unless it says so: far beyond any machine, and exact everywhere
+
 
 @dataclass(frozen=True)
 class Setting:
     """What a field of `Settings` says beside its type and default.
 
-    low and high are inclusive; `above` is an exclusive lower bound; `below` an exclusive upper one. `aliases` are flag
-    names that people bring along from other tools: accepted, hidden from the help.
+    low and high are inclusive; `above` is an exclusive lower bound; `below` an exclusive upper one. A number without
+    `high` ends at LARGEST. `aliases` are names that people bring along from other tools: accepted, and hidden from the
+    help.
     """
 
     group: str
@@ -37,14 +45,15 @@ class Setting:
 
     def fault(self, value: Any) -> str:
         """Why `value` is out of range, or an empty string."""
-        if isinstance(value, float) and value != value:
-            return "must be a number"
+        if isinstance(value, float) and not math.isfinite(value):
+            return "must be a finite number"
         if self.low is not None and value < self.low:
             return f"must be at least {self.low:g}"
         if self.above is not None and value <= self.above:
             return f"must be greater than {self.above:g}"
-        if self.high is not None and value > self.high:
-            return f"must be at most {self.high:g}"
+        high = LARGEST if self.high is None else self.high
+        if value > high:
+            return f"must be at most {high:,}"
         if self.below is not None and value >= self.below:
             return f"must be less than {self.below:g}"
         return ""
@@ -62,7 +71,7 @@ class Settings:
     """The settings of one training run. None means: chosen for the corpus, the model or the optimizer."""
 
     arch: str = _setting("gpt2", MODEL, "architecture")
-    n_layer: int | None = _setting(None, MODEL, "transformer blocks", low=1)
+    n_layer: int | None = _setting(None, MODEL, "transformer blocks", low=1, high=10_000)
     n_head: int | None = _setting(None, MODEL, "attention heads", low=1)
     n_embd: int | None = _setting(None, MODEL, "width of the residual stream", low=1)
     n_hidden: int | None = _setting(None, MODEL, "width of the feed-forward layer (default: 4 × n-embd)", low=1)
@@ -135,9 +144,14 @@ def setting_of(item: Field[Any]) -> Setting:
     return declared
 
 
+@functools.cache
+def _hints() -> dict[str, Any]:
+    return typing.get_type_hints(Settings)
+
+
 def type_of(item: Field[Any]) -> type:
     """A field's plain type: `int | None` is int."""
-    hint = typing.get_type_hints(Settings)[item.name]
+    hint = _hints()[item.name]
     if isinstance(hint, types.UnionType):
         hint = next(part for part in typing.get_args(hint) if part is not type(None))
     plain: type = hint
@@ -151,6 +165,9 @@ def flag_of(name: str) -> str:
 
 LENGTHS = ("steps", "epochs", "minutes")
 
+ALIASES = {alias: item.name for item in fields(Settings) for alias in setting_of(item).aliases}
+"""Names that people bring along from other tools, as they are written after `--`, and the settings that they mean."""
+
 
 def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
     """One layer of values from several, the later ones winning; None in a layer says nothing.
@@ -158,17 +175,25 @@ def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
     A layer that says how long to train replaces whatever an earlier one said of it. Raises ConfigError for unknown
     names.
     """
-    known = {item.name for item in fields(Settings)}
     merged: dict[str, Any] = {}
     for layer in layers:
-        stated = {name.replace("-", "_"): value for name, value in layer.items() if value is not None}
-        for name in stated:
-            if name not in known:
-                raise ConfigError(f"unknown setting '{name}'", nearest(name, known))
+        stated = {_known(name): value for name, value in layer.items() if value is not None}
         if any(name in stated for name in LENGTHS):
             merged = {name: value for name, value in merged.items() if name not in LENGTHS}
         merged.update(stated)
     return merged
+
+
+def _known(name: str) -> str:
+    """The setting that a name means. Raises ConfigError, naming the nearest, where it means none."""
+    known = {item.name: item.name for item in fields(Settings)}
+    known |= {alias.replace("-", "_"): setting for alias, setting in ALIASES.items()}
+    plain = name.replace("-", "_")
+    if plain not in known:
+        close = difflib.get_close_matches(plain, known, n=1)
+        hint = f"did you mean '{known[close[0]]}'?" if close else f"known: {', '.join(sorted(set(known.values())))}"
+        raise ConfigError(f"unknown setting {_shown(name)}", hint)
+    return known[plain]
 
 
 def make_settings(*layers: Mapping[str, Any]) -> Settings:
@@ -182,14 +207,30 @@ def make_settings(*layers: Mapping[str, Any]) -> Settings:
 
 def _checked(item: Field[Any], value: Any) -> Any:
     kind = type_of(item)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise ConfigError(f"setting '{item.name}' must be of type {kind.__name__}, not {value!r}")
+    wanted = (int, float) if kind is float else (kind,)
+    if not isinstance(value, wanted) or (kind is not bool and isinstance(value, bool)):
+        raise ConfigError(f"setting '{item.name}' must be {_KINDS[kind]}, not {_shown(value)}")
+    if kind is str and not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise ConfigError(f"{flag_of(item.name)} must be UTF-8, not {value!a}", "rename the file") from None
     fault = setting_of(item).fault(value) if kind in (int, float) else ""
     if fault:
-        raise UsageError(f"{flag_of(item.name)} {fault}, not {value}")
-    return value
+        raise UsageError(f"{flag_of(item.name)} {fault}, not {_shown(value)}")
+    return float(value) if kind is float else value
+
+
+_KINDS = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
+
+
+def _shown(value: Any) -> str:
+    """A value from a file, in a length that fits into a message."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a whole number of more digits than Python writes, or a nest of lists
+        return "what was given"
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def preset(name: str) -> Preset:
@@ -203,13 +244,24 @@ def read_toml(path: Path) -> dict[str, Any]:
     """The values of a TOML file, not yet checked. Raises ConfigError where it is missing or no TOML."""
     try:
         with path.open("rb") as file:
-            return tomllib.load(file)
+            text = file.read(LARGEST_FILE + 1)
+        if len(text) > LARGEST_FILE:
+            raise ConfigError(f"{path} is too large to be a file of settings", TOML_HINT)
+        return tomllib.loads(text.decode())
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}", "--config takes a TOML file of settings") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        raise ConfigError(
-            f"{path} is no valid TOML: {error}", "one 'name = value' a line, as in a run's config.toml"
-        ) from error
+    except (ValueError, RecursionError) as error:  # no TOML, no UTF-8, numbers of too many digits, a nest of brackets
+        raise ConfigError(f"{path} is no valid TOML: {error}", TOML_HINT) from error
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The settings in a TOML file, each valid by itself. Raises ConfigError for whatever is wrong with them."""
+    values = read_toml(path)
+    try:
+        make_settings(values)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error.message}", error.hint) from error
+    return values
 
 
 def stated(settings: Settings) -> dict[str, Any]:

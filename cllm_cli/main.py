@@ -57,23 +57,29 @@ def options(
 def main(args: Sequence[str]) -> int:
     """Runs a command line; gives its exit code."""
     debug = "--debug" in args
+    if sys.stdout is None:  # `cllm … >&-`
+        return _fail("standard output is closed", "send it to a file, or to /dev/null", 1, debug)
     try:
-        code = app(list(args), standalone_mode=False)
+        code = app(list(args), prog_name="cllm", standalone_mode=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except CllmError as error:
         return _fail(error.message, error.hint, error.exit_code, debug)
     except typer.TyperException as error:
-        return _fail(error.format_message(), "", error.exit_code, debug)
+        return _fail(*_usage(error, args), error.exit_code, debug)
     except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted", "", 130, debug)
     except BrokenPipeError:
-        # Whoever read the output has had enough; the interpreter must not fail on flushing the rest.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    except MemoryError:
-        return _fail("not enough memory", "try a smaller --batch-size, --block-size or model", 1, debug)
+        return _unheard()
+    except SystemExit as ended:  # Typer's own way out: of a closed pipe, and of shell completion
+        if isinstance(ended.__context__, BrokenPipeError):
+            return _unheard()
+        return ended.code if isinstance(ended.code, int) else 0
+    except (MemoryError, OverflowError):
+        return _no_memory(debug)
     except OSError as error:
+        if error.errno == errno.ENOMEM:
+            return _no_memory(debug)
         where = f"{error.filename}: " if error.filename else ""
         return _fail(f"{where}{error.strerror or error}", "", 1, debug)
     except Exception as error:
@@ -81,7 +87,7 @@ def main(args: Sequence[str]) -> int:
 
 
 def _fail(message: str, hint: str, code: int, debug: bool) -> int:
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, AttributeError):  # standard error may be full or closed
         if debug:
             traceback.print_exc()
         sys.stderr.write(f"error: {one_line(message)}\n")
@@ -89,6 +95,26 @@ def _fail(message: str, hint: str, code: int, debug: bool) -> int:
             sys.stderr.write(f"hint: {one_line(hint)}\n")
     return code
 
+
+def _no_memory(debug: bool) -> int:
+    return _fail("not enough memory", "try a smaller --batch-size, --block-size or model", 1, debug)
+
+
+def _unheard() -> int:
+    """Whoever read the output has had enough; the interpreter must not fail on flushing the rest."""
+    with contextlib.suppress(OSError, ValueError):  # a stream without a file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 141
+
+
+def _usage(error: typer.TyperException, args: Sequence[str]) -> tuple[str, str]:
+    """Message and hint for wrong usage."""
+    command = next((name for name in args[:1] if name in COMMANDS), "")
+    if not args:
+        return "no command", "cllm --help shows all commands"
+    name = getattr(error, "option_name", "")
+    if name and getattr(error, "possibilities", None) is not None:  # an unknown flag
+        known = {known_name(plain): plain for plain in _flags(command)}
 
 def run() -> None:
     """The console script."""

@@ -10,22 +10,27 @@ from typing import Annotated, Any
 
 import typer
 
+from cllm_cli import config
 from cllm_cli.config import Settings, flag_of, setting_of, type_of
 
 Json = Annotated[bool, typer.Option("--json", help="JSON lines on standard output, nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", show_default=False)]
 Threads = Annotated[
-    int | None, typer.Option("--threads", min=1, help="Threads (default: all cores).", show_default=False)
+    int | None,
+    typer.Option("--threads", min=1, metavar="N", help="Threads (default: all cores).", show_default=False),
 ]
 
 ALIASES = {
     "out-dir": "out",
     "output-dir": "out",
     "max-new-tokens": "tokens",
-    **{alias: item.name.replace("_", "-") for item in fields(Settings) for alias in setting_of(item).aliases},
+    **{alias: name.replace("_", "-") for alias, name in config.ALIASES.items()},
 }
 """Names that people bring along from other tools."""
+
+METAVARS = {int: "N", float: "X", str: "NAME"}
+OWN_METAVARS = {"tokenizer": "SPEC", "val": "FILE"}
 
 
 def known_name(name: str) -> str:
@@ -51,18 +56,18 @@ def with_settings(command: Callable[..., None]) -> Any:
 
 
 def _flag(item: Any) -> inspect.Parameter:
+    """The flag of a setting. Its range is not Typer's to check: `make_settings` does so, for flags and files alike."""
     setting, kind = setting_of(item), type_of(item)
     flag = flag_of(item.name)
     shown = setting.help
     if item.default is not None and item.default is not False:
         shown += f" (default: {item.default:g})" if kind is float else f" (default: {item.default})"
-    ranged = {"min": setting.low, "max": setting.high} if kind in (int, float) else {}
     option = typer.Option(
         f"{flag}/--no-{flag[2:]}" if kind is bool else flag,
         help=shown,
+        metavar=OWN_METAVARS.get(item.name, METAVARS.get(kind)),
         show_default=False,
         rich_help_panel=setting.group,
-        **ranged,  # type: ignore[arg-type]
     )
     annotation = Annotated[kind | None, option]  # type: ignore[valid-type]
     return inspect.Parameter(item.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)

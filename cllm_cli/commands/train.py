@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,26 +10,36 @@ from typing import Annotated, Any
 import typer
 
 from cllm_cli.commands.options import Debug, Json, Quiet, with_settings
-from cllm_cli.config import PRESETS, merge, preset, read_toml
+from cllm_cli.config import PRESETS, make_settings, merge, preset, read_config
+from cllm_cli.errors import ConfigError, Interrupted
 
 
 @with_settings
 def train(
     *,
-    corpus: Annotated[list[str], typer.Argument(help="Files, folders (read recursively), or - for standard input.")],
+    corpus: Annotated[
+        list[str],
+        typer.Argument(metavar="CORPUS", help="Files, folders (read recursively), or - for standard input."),
+    ],
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Run folder (default: runs/<corpus name>).", show_default=False)
+        Path | None,
+        typer.Option(
+            "--out", "-o", metavar="DIR", help="Run folder (default: runs/<corpus name>).", show_default=False
+        ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the run that is there.")] = False,
     init_from: Annotated[
-        Path | None, typer.Option("--init-from", help="Start from another run's weights.", show_default=False)
+        Path | None,
+        typer.Option("--init-from", metavar="RUN", help="Start from another run's weights.", show_default=False),
     ] = None,
     preset_name: Annotated[
-        str | None, typer.Option("--preset", help=f"Sizes of a kind: {', '.join(PRESETS)}.", show_default=False)
+        str | None,
+        typer.Option("--preset", metavar="NAME", help=f"Sizes of a kind: {', '.join(PRESETS)}.", show_default=False),
     ] = None,
     config: Annotated[
-        Path | None, typer.Option("--config", help="TOML file of settings; flags win.", show_default=False)
+        Path | None,
+        typer.Option("--config", metavar="FILE", help="TOML file of settings; flags win.", show_default=False),
     ] = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -36,30 +47,38 @@ def train(
     settings: dict[str, Any],
 ) -> None:
     """Train a model on text: cllm train corpus.txt"""
-    from cllm_cli.errors import ConfigError
+    make_settings(settings)  # wrong usage is told before anything is read
+    if resume and (force or init_from):
+        other = "--force" if force else "--init-from"
+        raise ConfigError(f"--resume and {other} exclude each other", "--resume goes on with the run as it is")
+    given = merge(preset(preset_name) if preset_name else {}, read_config(config) if config else {}, settings)
+
     from cllm_cli.reporting.reporter import make_reporter
     from cllm_cli.training import train as run_training
     from cllm_cli.training.signals import StopSignals
 
-    if resume and (force or init_from):
-        other = "--force" if force else "--init-from"
-        raise ConfigError(f"--resume and {other} exclude each other", "--resume goes on with the run as it is")
-    given = merge(preset(preset_name) if preset_name else {}, read_toml(config) if config else {}, settings)
     with StopSignals() as signals, make_reporter(json=json, quiet=quiet) as reporter:
-        for record in run_training(
-            corpus,
-            out or default_folder(corpus),
-            resume=resume,
-            force=force,
-            init_from=init_from,
-            stdin=sys.stdin.buffer,
-            stop=lambda: signals.received,
-            **given,
-        ):
-            reporter.show(record)
+        try:
+            for record in run_training(
+                corpus,
+                out or default_folder(corpus),
+                resume=resume,
+                force=force,
+                init_from=init_from,
+                stdin=getattr(sys.stdin, "buffer", None),
+                stop=lambda: signals.received,
+                **given,
+            ):
+                reporter.show(record)
+        except KeyboardInterrupt:
+            number = signals.received or signal.SIGINT
+            raise Interrupted(number, "ended at once", "what was saved before is there: --resume goes on") from None
 
 
 def default_folder(corpus: list[str]) -> Path:
     """runs/<name of the first file or folder>."""
-    name = "stdin" if corpus[0] == "-" else Path(corpus[0]).resolve().stem
+    first = Path(corpus[0])
+    if first.name in ("", ".."):
+        first = first.resolve()
+    name = "stdin" if corpus[0] == "-" else first.name if first.is_dir() else first.stem
     return Path("runs") / (name or "corpus")

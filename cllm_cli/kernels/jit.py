@@ -30,9 +30,9 @@ from numba.core.caching import _CacheLocator
 FASTMATH = {"contract", "reassoc", "arcp", "nsz", "afn"}
 FLAGS: dict[str, Any] = {"fastmath": FASTMATH, "error_model": "numpy", "nogil": True}
 
-# A thread that waits for the others must not spin: beside any other busy process it would hold the very core that they
+# A thread that waits for the others must not spin for long: beside any other busy process it would hold the very core that they
 # wait for, and a step would take ten times as long. OpenMP reads this when Numba starts its threads.
-os.environ.setdefault("GOMP_SPINCOUNT", "0")
+os.environ.setdefault("GOMP_SPINCOUNT", "200")
 
 PACKAGE = Path(__file__).parent.parent
 JIT_OFF = bool(numba.config.DISABLE_JIT)
