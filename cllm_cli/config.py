@@ -207,8 +207,8 @@ def make_settings(*layers: Mapping[str, Any]) -> Settings:
 
 def _checked(item: Field[Any], value: Any) -> Any:
     kind = type_of(item)
-    wanted = (int, float) if kind is float else (kind,)
-    if not isinstance(value, wanted) or (kind is not bool and isinstance(value, bool)):
+    fits = isinstance(value, (int, float) if kind is float else kind) and (kind is bool or not isinstance(value, bool))
+    if not fits:
         raise ConfigError(f"setting '{item.name}' must be {_KINDS[kind]}, not {_shown(value)}")
     if kind is str and not value.isascii():
         try:
@@ -217,7 +217,8 @@ def _checked(item: Field[Any], value: Any) -> Any:
             raise ConfigError(f"{flag_of(item.name)} must be UTF-8, not {value!a}", "rename the file") from None
     fault = setting_of(item).fault(value) if kind in (int, float) else ""
     if fault:
-        raise UsageError(f"{flag_of(item.name)} {fault}, not {_shown(value)}")
+        flag = flag_of(item.name)
+        raise UsageError(f"{flag} {fault}, not {_shown(value)}", f"{flag}: {setting_of(item).help}")
     return float(value) if kind is float else value
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
+import errno
 import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -15,7 +17,7 @@ import cllm_cli
 from cllm_cli.commands.eval import evaluate
 from cllm_cli.commands.generate import generate
 from cllm_cli.commands.gradcheck import gradcheck
-from cllm_cli.commands.options import known_name
+from cllm_cli.commands.options import ALIASES, known_name
 from cllm_cli.commands.profile import profile
 from cllm_cli.commands.train import train
 from cllm_cli.errors import CllmError
@@ -31,7 +33,6 @@ COMMANDS: dict[str, Callable[..., None]] = {
 
 app = typer.Typer(
     name="cllm",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"token_normalize_func": known_name, "help_option_names": ["-h", "--help"]},
 )
@@ -60,13 +61,17 @@ def main(args: Sequence[str]) -> int:
     if sys.stdout is None:  # `cllm … >&-`
         return _fail("standard output is closed", "send it to a file, or to /dev/null", 1, debug)
     try:
+        if not args:
+            with contextlib.redirect_stdout(sys.stderr):
+                app(["--help"], prog_name="cllm", standalone_mode=False)
+            return _fail("no command was given", "for example: cllm train corpus.txt", 2, debug)
         code = app(list(args), prog_name="cllm", standalone_mode=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except CllmError as error:
         return _fail(error.message, error.hint, error.exit_code, debug)
     except typer.TyperException as error:
-        return _fail(*_usage(error, args), error.exit_code, debug)
+        return _fail(*_usage(error), error.exit_code, debug)
     except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted", "", 130, debug)
     except BrokenPipeError:
@@ -81,7 +86,8 @@ def main(args: Sequence[str]) -> int:
         if error.errno == errno.ENOMEM:
             return _no_memory(debug)
         where = f"{error.filename}: " if error.filename else ""
-        return _fail(f"{where}{error.strerror or error}", "", 1, debug)
+        hint = "make room there" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "--debug shows where it came from"
+        return _fail(f"{where}{error.strerror or error}", hint, 1, debug)
     except Exception as error:
         return _fail(f"unexpected {type(error).__name__}: {error}", "this is a bug; --debug shows where", 1, debug)
 
@@ -107,17 +113,28 @@ def _unheard() -> int:
     return 141
 
 
-def _usage(error: typer.TyperException, args: Sequence[str]) -> tuple[str, str]:
+def _usage(error: typer.TyperException) -> tuple[str, str]:
     """Message and hint for wrong usage."""
-    command = next((name for name in args[:1] if name in COMMANDS), "")
-    if not args:
-        return "no command", "cllm --help shows all commands"
-    name = getattr(error, "option_name", "")
-    if name and getattr(error, "possibilities", None) is not None:  # an unknown flag
-        known = {known_name(plain): plain for plain in _flags(command)}
+    context: Any = getattr(error, "ctx", None)
+    hint = f"{context.command_path} --help shows what there is" if context else ""
+    unknown = getattr(error, "option_name", "")
+    if not unknown or not hasattr(error, "possibilities"):
+        return error.format_message(), hint
+    known = {flag: flag for parameter in context.command.params for flag in parameter.opts if flag.startswith("--")}
+    known |= {f"--{alias}": f"--{name}" for alias, name in ALIASES.items() if f"--{name}" in known}
+    close = difflib.get_close_matches(unknown, known, n=1)
+    return f"unknown flag {unknown}", f"did you mean {known[close[0]]}?" if close else hint
+
 
 def run() -> None:
     """The console script."""
+    # A file that is opened must not take the place of a closed stream, which libraries write to by number.
+    with contextlib.suppress(OSError):
+        while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+            pass
+        os.close(number)
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115
     # The platform's encoding must not decide whether a sample can be written.
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, OSError):

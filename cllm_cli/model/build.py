@@ -14,7 +14,7 @@ from cllm_cli.model import ARCHITECTURES
 from cllm_cli.model.arena import Arena
 from cllm_cli.model.plan import Plan, make_plan
 from cllm_cli.model.program import TRAIN, Program
-from cllm_cli.model.workspace import Replay, Workspace
+from cllm_cli.model.workspace import Caches, Replay, Workspace
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Model:
         """The memory that `replay` would use."""
         return make_plan(self.record(mode, batch, time), self.dtype)
 
-    def replay(self, mode: str, batch: int, time: int) -> Replay:
+    def replay(self, mode: str, batch: int, time: int, caches: Caches | None = None) -> Replay:
         """The program for these sizes, ready to run on the threads that are set now."""
         program = self.record(mode, batch, time)
-        return Replay(program, make_plan(program, self.dtype), self.arena, self.workspace)
+        return Replay(program, make_plan(program, self.dtype), self.arena, self.workspace, {} if caches is None else caches)

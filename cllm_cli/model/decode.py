@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from cllm_cli.model.build import Model
 from cllm_cli.model.program import GENERATE
-from cllm_cli.model.workspace import Replay
+from cllm_cli.model.workspace import Caches, Replay
 
 Logits = npt.NDArray[np.floating[Any]]
 
@@ -30,13 +30,14 @@ class Decoder:
 
     def __init__(self, model: Model) -> None:
         self.model = model
-        self._one = model.replay(GENERATE, 1, 1)
+        self._caches: Caches = {}
+        self._one = model.replay(GENERATE, 1, 1, self._caches)
         self._context: list[int] = []
 
     def read(self, tokens: npt.ArrayLike) -> Logits:
         """Starts anew with a prompt of at least one token; gives the logits (V) of what follows. Keeps the last T."""
         self._context = [int(token) for token in np.asarray(tokens).reshape(-1)][-self.model.config.block_size :]
-        replay = self.model.replay(GENERATE, 1, len(self._context))
+        replay = self.model.replay(GENERATE, 1, len(self._context), self._caches)
         return self._run(replay, self._context, 0)
 
     def advance(self, token: int) -> Logits:

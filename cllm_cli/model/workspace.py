@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numba
 import numpy as np
 
 from cllm_cli.layers.base import arguments, gradient
@@ -16,18 +17,15 @@ from cllm_cli.model.arena import Arena, aligned
 from cllm_cli.model.plan import CACHE, VALUE, Key, Place, Plan, Run
 from cllm_cli.model.program import Program
 
+Caches = dict[Key, np.ndarray]
 Runner = tuple[Callable[..., None], tuple[Any, ...], tuple[str, ...]]
 
 
 class Workspace:
-    """Memory for activations; it grows when a larger plan is replayed, and what was bound before stays valid.
-
-    Caches of generation are kept by key, so that the programs for a prompt and for one token share them.
-    """
+    """Memory for activations; it grows when a larger plan is replayed, and what was bound before stays valid."""
 
     def __init__(self) -> None:
         self.buffer = aligned(0, np.dtype(np.uint8))
-        self._caches: dict[tuple[Key, tuple[int, ...]], np.ndarray] = {}
 
     def reserve(self, size: int) -> np.ndarray:
         """A buffer of at least `size` bytes."""
@@ -35,21 +33,16 @@ class Workspace:
             self.buffer = aligned(size, np.dtype(np.uint8))
         return self.buffer
 
-    def cache(self, place: Place) -> np.ndarray:
-        """The memory of a cache, made when it is first asked for."""
-        if (place.key, place.shape) not in self._caches:
-            flat = aligned(place.bytes // place.dtype.itemsize, place.dtype)
-            self._caches[place.key, place.shape] = flat.reshape(place.shape)
-        return self._caches[place.key, place.shape]
-
 
 class Replay:
-    """A program bound to memory: `given` and `results` are arrays by name, `forward` and `backward` run the kernels."""
+    """A program bound to memory: `given` and `results` are arrays by name, `forward` and `backward` run the kernels.
 
-    def __init__(self, program: Program, plan: Plan, arena: Arena, workspace: Workspace) -> None:
+    `caches` is what generation keeps from run to run; programs that are given the same one share it.
+    """
+
+    def __init__(self, program: Program, plan: Plan, arena: Arena, workspace: Workspace, caches: Caches) -> None:
         self.program, self.plan = program, plan
-        self._arena, self._buffer = arena, workspace.reserve(plan.total)
-        self._workspace = workspace
+        self._arena, self._buffer, self._caches = arena, workspace.reserve(plan.total), caches
         self.given = {name: self._tensor(tensor.index) for name, tensor in program.given.items()}
         self.results = {name: self._tensor(tensor.index) for name, tensor in program.calls[-1].outputs.items()}
         self.forward_runs = [self.bind(run) for run in plan.forward]
@@ -57,11 +50,14 @@ class Replay:
 
     def forward(self, **step: Any) -> None:
         """Runs the program; `step` has the step arguments that its layers declare."""
+        # Scratch was planned for so many threads; another session, or another Python thread, may have set others.
+        numba.set_num_threads(self.program.sizes["threads"])
         for kernel, fixed, names in self.forward_runs:
             kernel(*fixed, *[step[name] for name in names])
 
     def backward(self, **step: Any) -> None:
         """Adds the gradient of the last forward to the arena's gradients."""
+        numba.set_num_threads(self.program.sizes["threads"])
         for kernel, fixed, names in self.backward_runs:
             kernel(*fixed, *[step[name] for name in names])
 
@@ -92,7 +88,10 @@ class Replay:
     def array(self, place: Place) -> np.ndarray:
         """The memory that a place means."""
         if place.key[0] == CACHE:
-            return self._workspace.cache(place)
+            if place.key not in self._caches:
+                flat = aligned(place.bytes // place.dtype.itemsize, place.dtype)
+                self._caches[place.key] = flat.reshape(place.shape)
+            return self._caches[place.key]
         at = self.plan.offsets[place.key]
         return self._buffer[at : at + place.bytes].view(place.dtype).reshape(place.shape)
 

@@ -29,7 +29,7 @@ from cllm_cli.model.build import Model, ModelConfig
 from cllm_cli.text.corpus import Corpus, check_tokens, restored
 from cllm_cli.text.tokenizers import tokenizer_from_json
 from cllm_cli.text.tokenizers.base import TokenArray, Tokenizer
-from cllm_cli.training.durable import remove_temporaries, tensor_chunks, write_file
+from cllm_cli.training.durable import TEMPORARY, remove_temporaries, tensor_chunks, write_file
 
 OWN = ("config.toml", "config.json", "model.safetensors", "tokenizer.json", "metrics.jsonl", "checkpoint", "data")
 LOCK = ".lock"
@@ -47,17 +47,39 @@ class RunFolder:
         self._lock: int | None = None
 
     def exists(self) -> bool:
-        """Whether a run was started here."""
-        return self.config.is_file()
+        """Whether a run was started here. Many a folder has a config.toml; a run has one of these beside it."""
+        return self.config.is_file() and ((self.path / LOCK).exists() or self.metrics.exists())
 
     def check_new(self, force: bool) -> None:
         """Raises RunError where a new run may not be made; touches nothing."""
-        if self.path.exists() and not self.path.is_dir():
-            raise RunError(f"{self.path} is a file, not a folder", "choose another folder with --out")
-        if self.exists() and not force:
-            raise RunError(f"there is a run in {self.path}", "--resume goes on with it, --force starts over, -o DIR")
-        if not self.exists() and self.path.is_dir() and any(item.name != LOCK for item in self.path.iterdir()):
-            raise RunError(f"{self.path} is not empty and no run", "choose another folder with --out")
+        if os.path.lexists(self.path) and not self.path.is_dir():
+            raise RunError(f"{self.path} is no folder", "choose another one with --out")
+        with _as_run_error(self.path):
+            if self.exists():
+                if not force and self._holds_work():
+                    raise RunError(
+                        f"there is a run in {self.path}",
+                        "--resume goes on with it, --force starts over, --out DIR is another place",
+                    )
+            elif self.path.is_dir() and not self._is_left_over():
+                raise RunError(f"{self.path} is not empty and no run", "choose another folder with --out")
+
+    def _holds_work(self) -> bool:
+        """Whether something is lost when a run is made anew: training, or text that cannot be read again."""
+        if self.model.exists() or any(self.checkpoints.glob("step-*")):
+            return True
+        try:
+            return bool(self.read_facts()["from_stdin"])
+        except RunError:
+            return True
+
+    def _is_left_over(self) -> bool:
+        """Whether there is no more here than a process leaves that was killed before the run had its config.toml."""
+        known = {self.tokenizer, self.config.with_suffix(".json"), self.checkpoints, self.data}
+        known |= {self.data / "tokens.safetensors", self.data / "corpus.json"}
+        lock = self.path / LOCK
+        found = {item for item in self.path.rglob("*") if not item.name.startswith(TEMPORARY)} - {lock}
+        return not found or (lock.exists() and found <= known)
 
     def lock(self) -> None:
         """Makes the folder and holds it until `unlock`, or the process's end. Raises RunError where another holds it."""
@@ -95,8 +117,8 @@ class RunFolder:
             self._lock = None
 
     def clear(self) -> None:
-        """Removes the run that is here, and nothing that is not of a run."""
-        for name in OWN:
+        """Removes the run that is here, and nothing that is not of a run; last config.toml, that says it is one."""
+        for name in reversed(OWN):
             item = self.path / name
             if item.is_dir():
                 shutil.rmtree(item)
@@ -134,7 +156,15 @@ class RunFolder:
             raise RunError(f"{self.config} is damaged: {error.message}", error.hint) from error
 
     def read_tokenizer(self) -> Tokenizer:
-        return tokenizer_from_json(self._read_json(self.tokenizer))
+        """The run's tokenizer. Its ids fit into the model, which would read beyond its weights otherwise."""
+        tokenizer = tokenizer_from_json(self._read_json(self.tokenizer))
+        rows = self.read_settings().vocab_size
+        if rows is not None and tokenizer.vocab_size > rows:
+            raise RunError(
+                f"{self.tokenizer} has {tokenizer.vocab_size} ids, the model {rows}",
+                "it does not belong to this run; restore the run folder, or train again",
+            )
+        return tokenizer
 
     def read_corpus(self, tokenizer: Tokenizer) -> Corpus:
         """The corpus that came from standard input, from the tokens that were kept."""

@@ -24,7 +24,7 @@ from cllm_cli.optim.base import Updater
 from cllm_cli.text.batches import Sampler
 from cllm_cli.text.corpus import Corpus, check_long_enough, read_corpus
 from cllm_cli.text.tokenizers import TOKENIZERS
-from cllm_cli.text.tokenizers.base import Tokenizer
+from cllm_cli.text.tokenizers.base import Tokenizer, token_dtype
 from cllm_cli.training import checkpoint
 from cllm_cli.training.checkpoint import FREE, Progress
 from cllm_cli.training.resolve import available_cores, resolve
@@ -134,7 +134,7 @@ def resume(
 
 def rehearsal(settings: Settings, batch: int | None, vocabulary: int) -> Session:
     """A session on random tokens that writes nothing: for timing a model of these settings, resolved or not."""
-    tokens = np.random.default_rng(settings.seed).integers(0, min(vocabulary, 256), 1 << 20).astype(np.uint8)
+    tokens = np.random.default_rng(settings.seed).integers(0, vocabulary, 1 << 20, token_dtype(vocabulary))
     tokenizer: Tokenizer = TOKENIZERS.load("byte").builder().finish(end_of_text=False)[0]
     text = Corpus(tokens[: 1 << 19], tokens[1 << 19 :], tokenizer, 1, "", 1 << 19, 1 << 19)
     if batch is not None:
