@@ -209,9 +209,7 @@ def _difference(outputs: Callable[[], Array], value: Array, direction: Array, h:
 
 def _judged(layer: str, sizes: dict[str, int], tensor: str, worst: _Worst, tolerance: float) -> Check:
     ok = worst.error <= tolerance  # false for NaN
-    return Check(
-        layer=layer, sizes=sizes, tensor=tensor, dtype="float64", tolerance=tolerance, ok=ok, **vars(worst)
-    )
+    return Check(layer=layer, sizes=sizes, tensor=tensor, dtype="float64", tolerance=tolerance, ok=ok, **vars(worst))
 
 
 def _rms(array: Array) -> float:

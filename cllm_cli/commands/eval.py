@@ -12,16 +12,20 @@ from cllm_cli.commands.options import Debug, Json, Quiet, Threads
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="Run folder made by cllm train.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder made by cllm train.")],
     text: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Files, folders, or - for standard input (default: the run's validation text).", show_default=False
+            metavar="TEXT",
+            help="Files, folders, or - for standard input (default: the run's validation text).",
+            show_default=False,
         ),
     ] = None,
     batch_size: Annotated[
         int | None,
-        typer.Option("--batch-size", min=1, help="Windows at a time (default: the run's).", show_default=False),
+        typer.Option(
+            "--batch-size", metavar="N", min=1, help="Windows at a time (default: the run's).", show_default=False
+        ),
     ] = None,
     threads: Threads = None,
     json: Json = False,
@@ -45,7 +49,7 @@ def evaluate(
     folder = RunFolder(run)
     settings, tokenizer = folder.read_settings(), folder.read_tokenizer()
     if text:
-        given = tokens_of(text, tokenizer, sys.stdin.buffer)
+        given = tokens_of(text, tokenizer, getattr(sys.stdin, "buffer", None))
         tokens = given.tokens
         for notice in given.notices:
             write_line(sys.stderr, f"note: {notice}")

@@ -8,26 +8,36 @@ from typing import Annotated
 
 import typer
 
-from cllm_cli.commands.options import Debug, Json, Threads
+from cllm_cli.commands.options import Debug, Json, Quiet, Threads
 
 
 def generate(
-    run: Annotated[Path, typer.Argument(help="Run folder made by cllm train.")],
-    prompt: Annotated[str, typer.Option("--prompt", help="What the text begins with; - reads standard input.")] = "",
-    tokens: Annotated[int, typer.Option("--tokens", min=1, help="Tokens to write at most.")] = 500,
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder made by cllm train.")],
+    prompt: Annotated[
+        str, typer.Option("--prompt", metavar="TEXT", help="What the text begins with; - reads standard input.")
+    ] = "",
+    tokens: Annotated[int, typer.Option("--tokens", metavar="N", min=1, help="Tokens to write at most.")] = 500,
     temperature: Annotated[
-        float, typer.Option("--temperature", min=0.0, help="0 takes the likeliest token, 1 the model's own odds.")
+        float,
+        typer.Option(
+            "--temperature", metavar="X", min=0.0, help="0 takes the likeliest token, 1 the model's own odds."
+        ),
     ] = 0.8,
-    top_k: Annotated[int, typer.Option("--top-k", min=0, help="Draw from the k likeliest tokens; 0: from all.")] = 0,
+    top_k: Annotated[
+        int, typer.Option("--top-k", metavar="N", min=0, help="Draw from the k likeliest tokens; 0: from all.")
+    ] = 0,
     top_p: Annotated[
-        float, typer.Option("--top-p", min=0.0, max=1.0, help="Draw from the likeliest that make up this share.")
+        float,
+        typer.Option("--top-p", metavar="X", min=0.0, max=1.0, help="Draw from the likeliest that make up this share."),
     ] = 1.0,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="The same seed writes the same text.")] = 1337,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="The same seed writes the same text.")] = 1337,
     stop: Annotated[
-        list[str] | None, typer.Option("--stop", help="End before this text; may be repeated.", show_default=False)
+        list[str] | None,
+        typer.Option("--stop", metavar="TEXT", help="End before this text; may be repeated.", show_default=False),
     ] = None,
     threads: Threads = None,
     json: Json = False,
+    quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Write text with a trained model."""
@@ -43,8 +53,11 @@ def generate(
 
     use_threads(threads or available_cores())
     folder = RunFolder(run)
+    folder.read_settings()  # whether there is a run at all comes first
     tokenizer = folder.read_tokenizer()
     if prompt == "-":
+        if sys.stdin is None:
+            raise CorpusError("standard input is closed", "pipe the prompt into the command, or give it as text")
         try:
             prompt = sys.stdin.buffer.read().decode("utf-8")
         except UnicodeDecodeError as error:

@@ -8,16 +8,18 @@ from typing import Annotated, Any
 
 import typer
 
-from cllm_cli.commands.options import Debug, Json, Threads
+from cllm_cli.commands.options import Debug, Json, Quiet, Threads
 
 
 def gradcheck(
     layer: Annotated[
-        list[str] | None, typer.Option("--layer", help="Only this layer; may be repeated.", show_default=False)
+        list[str] | None,
+        typer.Option("--layer", metavar="NAME", help="Only this layer; may be repeated.", show_default=False),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the numbers that are checked.")] = 1337,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Of the numbers that are checked.")] = 1337,
     threads: Threads = None,
     json: Json = False,
+    quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Check every gradient of every layer, and of a whole small model, against central differences."""

@@ -8,28 +8,43 @@ from typing import Annotated
 
 import typer
 
-from cllm_cli.commands.options import Debug, Json, Threads
-from cllm_cli.config import PRESETS
+from cllm_cli.commands.options import Debug, Json, Quiet, Threads
+from cllm_cli.config import PRESETS, make_settings, preset
+from cllm_cli.errors import ConfigError
 
 VOCABULARY = 256  # of a preset without a run: that of bytes
 
 
 def profile(
-    run: Annotated[Path | None, typer.Argument(help="Run folder: its sizes.", show_default=False)] = None,
-    preset_name: Annotated[str, typer.Option("--preset", help=f"Sizes without a run: {', '.join(PRESETS)}.")] = "nano",
+    run: Annotated[
+        Path | None, typer.Argument(metavar="RUN", help="Run folder: its sizes.", show_default=False)
+    ] = None,
+    preset_name: Annotated[
+        str | None,
+        typer.Option(
+            "--preset",
+            metavar="NAME",
+            help=f"Sizes without a run: {', '.join(PRESETS)} (default: nano).",
+            show_default=False,
+        ),
+    ] = None,
     batch_size: Annotated[
-        int | None, typer.Option("--batch-size", min=1, help="Windows in a batch.", show_default=False)
+        int | None, typer.Option("--batch-size", metavar="N", min=1, help="Windows in a batch.", show_default=False)
     ] = None,
     vocab_size: Annotated[
-        int | None, typer.Option("--vocab-size", min=1, help="Rows of the embedding.", show_default=False)
+        int | None, typer.Option("--vocab-size", metavar="N", min=1, help="Rows of the embedding.", show_default=False)
     ] = None,
-    steps: Annotated[int, typer.Option("--steps", min=1, help="Steps to time.")] = 20,
+    steps: Annotated[int, typer.Option("--steps", metavar="N", min=1, help="Steps to time.")] = 20,
     threads: Threads = None,
     json: Json = False,
+    quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Show where the time of a training step goes, layer by layer."""
-    from cllm_cli.config import make_settings, preset
+    if run and preset_name:
+        raise ConfigError(f"a run has sizes of its own: {run} and --preset exclude each other", "leave one of them out")
+    sizes = preset(preset_name or "nano")
+
     from cllm_cli.profiling.layers import profile_steps
     from cllm_cli.reporting.tables import show_profile
     from cllm_cli.training.records import json_line
@@ -38,7 +53,7 @@ def profile(
     from cllm_cli.training.session import rehearsal, use_threads
 
     use_threads(threads or available_cores())
-    settings = RunFolder(run).read_settings() if run else make_settings(preset(preset_name))
+    settings = RunFolder(run).read_settings() if run else make_settings(sizes)
     ready = rehearsal(settings, batch_size, vocab_size or settings.vocab_size or VOCABULARY)
     for _ in profile_steps(ready.stepper, 2):  # compiles
         pass

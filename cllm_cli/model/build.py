@@ -71,4 +71,6 @@ class Model:
     def replay(self, mode: str, batch: int, time: int, caches: Caches | None = None) -> Replay:
         """The program for these sizes, ready to run on the threads that are set now."""
         program = self.record(mode, batch, time)
-        return Replay(program, make_plan(program, self.dtype), self.arena, self.workspace, {} if caches is None else caches)
+        return Replay(
+            program, make_plan(program, self.dtype), self.arena, self.workspace, {} if caches is None else caches
+        )

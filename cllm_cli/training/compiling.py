@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numba
@@ -13,15 +13,14 @@ from cllm_cli.training.records import Compiled, Compiling
 Call = tuple[Any, tuple[Any, ...]]
 
 
-def compile_kernels(calls: Iterable[Call], stop: Callable[[], None]) -> Iterator[Compiling | Compiled]:
-    """Compiles each kernel for its arguments, or loads it from the cache. `stop` is called before each and may raise."""
+def compile_kernels(calls: Iterable[Call]) -> Iterator[Compiling | Compiled]:
+    """Compiles each kernel for its arguments, or loads it from the cache."""
     wanted: dict[tuple[Any, Any], Any] = {}
     for kernel, args in calls:
         if hasattr(kernel, "compile"):  # with the JIT off a kernel is a plain function
             wanted[kernel, tuple(map(numba.typeof, args))] = kernel
     started = time.monotonic()
     for done, ((_, types), kernel) in enumerate(wanted.items()):
-        stop()
         yield Compiling(kernel.__name__, done, len(wanted))
         kernel.compile(types)
     yield Compiled(time.monotonic() - started, len(wanted))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -38,24 +40,26 @@ class Loop:
         self.settings = session.settings
         self.evaluator = session.model.replay(EVALUATE, session.stepper.batch, session.model.config.block_size)
         self.windows = Windows(session.corpus.val, session.model.config.block_size, session.stepper.batch)
-        self.metrics = Metrics(session.folder.metrics, self.progress.metrics_bytes)
         self.saved_step = self.first_step = self.progress.step
         self.began = self.next_save = time.monotonic()
 
     def run(self) -> Iterator[Record]:
         """The run's records, from start to end. Raises Interrupted after everything was saved, and whatever goes wrong."""
-        try:
+        with contextlib.ExitStack() as stack:
+            stack.callback(self.session.folder.unlock)
+            self.metrics = Metrics(self.session.folder.metrics, self.progress.metrics_bytes)
+            stack.callback(self.metrics.close)
             for record in self._run():
                 self.metrics.write(record)
                 yield record
-        finally:
-            self.metrics.close()
-            self.session.folder.unlock()
 
     def _run(self) -> Iterator[Record]:
         yield self._start()
         yield from (Notice(text) for text in self.session.notices)
-        yield from compile_kernels(self._calls(), self._stop_before_training)
+        for record in compile_kernels(self._calls()):
+            if self.stop():
+                break
+            yield record
         self.began = time.monotonic()
         self.next_save = self.began + FIRST_SAVE
         yield from self._steps()
@@ -64,7 +68,8 @@ class Loop:
             yield from self._report()
         yield self._end("interrupt" if self.stop() else self._reason())
         if self.stop():
-            raise Interrupted(self.stop(), f"stopped at step {self.progress.step}", "all is saved: --resume goes on")
+            saved = "all is saved: --resume goes on" if self.progress.step else "nothing was trained yet"
+            raise Interrupted(self.stop(), f"stopped at step {self.progress.step}", saved)
 
     def _steps(self) -> Iterator[Record]:
         """Trains until the last step or until asked to stop; evaluates, samples and saves when it is time to."""
@@ -128,7 +133,7 @@ class Loop:
                 yield found
         assert isinstance(found, Score)
         progress = self.progress
-        best = progress.best_val_loss is None or found.loss < progress.best_val_loss
+        best = math.isfinite(found.loss) and (progress.best_val_loss is None or found.loss < progress.best_val_loss)
         if best:
             self.session.folder.write_model(self.session.model.arena, progress.step, found.loss)
         mean = progress.loss_sum / progress.loss_count if progress.loss_count else None
@@ -166,7 +171,8 @@ class Loop:
             vocabulary=tokenizer.vocab_size,
             end=tokenizer.end_of_text,
         )
-        return Sample(step, tokenizer.decode([token for token, _ in zip(drawn, range(SAMPLE_TOKENS), strict=False)]))
+        wanted = itertools.takewhile(lambda _: not self.stop(), itertools.islice(drawn, SAMPLE_TOKENS))
+        return Sample(step, tokenizer.decode(list(wanted)))
 
     def _save(self) -> Iterator[Record]:
         """A checkpoint of the present step, unless there is one, or nothing was trained yet."""
@@ -228,10 +234,6 @@ class Loop:
         """Every kernel that the run will call, with arguments of the right types."""
         sampled = Decoder(self.session.model).calls() if self.settings.sample_every else []
         return [*self.session.stepper.calls(), *self.evaluator.calls({"position": 0}), *sampled]
-
-    def _stop_before_training(self) -> None:
-        if self.stop():
-            raise Interrupted(self.stop(), "stopped before the first step", "nothing was trained yet")
 
     def _fix_steps(self, seconds: float, now: float) -> None:
         """Turns --minutes into a number of steps, which is stored: the schedule needs an end."""

@@ -66,7 +66,7 @@ class RunFolder:
 
     def _holds_work(self) -> bool:
         """Whether something is lost when a run is made anew: training, or text that cannot be read again."""
-        if self.model.exists() or any(self.checkpoints.glob("step-*")):
+        if self.model.exists() or any(int(item.name[5:]) > 0 for item in self.checkpoints.glob("step-*[0-9]")):
             return True
         try:
             return bool(self.read_facts()["from_stdin"])
