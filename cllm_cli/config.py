@@ -124,7 +124,7 @@ class Settings:
 
     seed: int = _setting(1337, MACHINE, "every random choice follows it", low=0, high=2**63 - 1)
     threads: int | None = _setting(
-        None, MACHINE, "threads; the results do not depend on it (default: all cores)", low=1
+        None, MACHINE, "threads; the results do not depend on it (default: all cores)", low=1, high=1024
     )
 
 
@@ -206,19 +206,19 @@ def make_settings(*layers: Mapping[str, Any]) -> Settings:
 
 
 def _checked(item: Field[Any], value: Any) -> Any:
-    kind = type_of(item)
+    kind, flag = type_of(item), flag_of(item.name)
+    hint = f"{flag}: {setting_of(item).help}"
     fits = isinstance(value, (int, float) if kind is float else kind) and (kind is bool or not isinstance(value, bool))
     if not fits:
-        raise ConfigError(f"setting '{item.name}' must be {_KINDS[kind]}, not {_shown(value)}")
-    if kind is str and not value.isascii():
+        raise ConfigError(f"setting '{item.name}' must be {_KINDS[kind]}, not {_shown(value)}", hint)
+    if kind is str:
         try:
             value.encode()
         except UnicodeEncodeError:
-            raise ConfigError(f"{flag_of(item.name)} must be UTF-8, not {value!a}", "rename the file") from None
+            raise ConfigError(f"{flag} must be UTF-8, not {value!a}", "rename the file") from None
     fault = setting_of(item).fault(value) if kind in (int, float) else ""
     if fault:
-        flag = flag_of(item.name)
-        raise UsageError(f"{flag} {fault}, not {_shown(value)}", f"{flag}: {setting_of(item).help}")
+        raise UsageError(f"{flag} {fault}, not {_shown(value)}", hint)
     return float(value) if kind is float else value
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import errno
+import functools
 import os
 import sys
 import traceback
@@ -12,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
+import typer.main
 
 import cllm_cli
 from cllm_cli.commands.eval import evaluate
@@ -55,6 +57,11 @@ def options(
     """Train transformer language models on the CPU."""
 
 
+@functools.cache
+def _program() -> Any:
+    return typer.main.get_command(app)
+
+
 def main(args: Sequence[str]) -> int:
     """Runs a command line; gives its exit code."""
     debug = "--debug" in args
@@ -63,15 +70,15 @@ def main(args: Sequence[str]) -> int:
     try:
         if not args:
             with contextlib.redirect_stdout(sys.stderr):
-                app(["--help"], prog_name="cllm", standalone_mode=False)
+                _program().main(["--help"], prog_name="cllm", standalone_mode=False)
             return _fail("no command was given", "for example: cllm train corpus.txt", 2, debug)
-        code = app(list(args), prog_name="cllm", standalone_mode=False)
+        code = _program().main(list(args), prog_name="cllm", standalone_mode=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except CllmError as error:
         return _fail(error.message, error.hint, error.exit_code, debug)
     except typer.TyperException as error:
-        return _fail(*_usage(error), error.exit_code, debug)
+        return _fail(*_usage(error, args), error.exit_code, debug)
     except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted", "", 130, debug)
     except BrokenPipeError:
@@ -113,12 +120,12 @@ def _unheard() -> int:
     return 141
 
 
-def _usage(error: typer.TyperException) -> tuple[str, str]:
+def _usage(error: typer.TyperException, args: Sequence[str]) -> tuple[str, str]:
     """Message and hint for wrong usage."""
+    hint = f"{' '.join(['cllm', *(name for name in args[:1] if name in COMMANDS)])} --help shows what there is"
     context: Any = getattr(error, "ctx", None)
-    hint = f"{context.command_path} --help shows what there is" if context else ""
     unknown = getattr(error, "option_name", "")
-    if not unknown or not hasattr(error, "possibilities"):
+    if not context or not unknown or not hasattr(error, "possibilities"):
         return error.format_message(), hint
     known = {flag: flag for parameter in context.command.params for flag in parameter.opts if flag.startswith("--")}
     known |= {f"--{alias}": f"--{name}" for alias, name in ALIASES.items() if f"--{name}" in known}

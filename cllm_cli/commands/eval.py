@@ -33,6 +33,7 @@ def evaluate(
     debug: Debug = False,
 ) -> None:
     """Score text: loss in nats, perplexity, bits per byte, accuracy."""
+    from cllm_cli.commands.preparing import prepare
     from cllm_cli.errors import CorpusError
     from cllm_cli.model.program import EVALUATE
     from cllm_cli.reporting.tables import show_evaluation
@@ -60,6 +61,7 @@ def evaluate(
     model = folder.load_model()
     batch = batch_size or settings.batch_size or 8
     replay = model.replay(EVALUATE, batch, model.config.block_size)
+    prepare(replay.calls({"position": 0}), quiet or json)
     progress = not quiet and not json and not is_plain(sys.stderr)
     found: Any = None
     for found in score(replay, Windows(tokens, model.config.block_size, batch), tokenizer):

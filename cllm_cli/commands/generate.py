@@ -41,8 +41,9 @@ def generate(
     debug: Debug = False,
 ) -> None:
     """Write text with a trained model."""
+    from cllm_cli.commands.preparing import prepare
     from cllm_cli.errors import CorpusError
-    from cllm_cli.model.decode import Sampling
+    from cllm_cli.model.decode import Decoder, Sampling
     from cllm_cli.model.decode import generate as drawn
     from cllm_cli.printable import printable
     from cllm_cli.text.writing import until
@@ -66,6 +67,7 @@ def generate(
     start = ids if ids.size else [tokenizer.first_token()]
     model = folder.load_model()
     sampling = Sampling(temperature, top_k, top_p)
+    prepare(Decoder(model).calls(), json)
     written = drawn(model, start, sampling, seed, tokenizer.vocab_size, tokenizer.end_of_text)
     safe = printable if sys.stdout.isatty() else str
     text = []

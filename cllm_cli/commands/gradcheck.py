@@ -25,6 +25,7 @@ def gradcheck(
     """Check every gradient of every layer, and of a whole small model, against central differences."""
     from cllm_cli.checks.gradcheck import Check, check_layers, check_model
     from cllm_cli.errors import CheckFailed
+    from cllm_cli.layers import LAYERS
     from cllm_cli.model import ARCHITECTURES
     from cllm_cli.reporting.tables import show_gradcheck
     from cllm_cli.training.records import json_line
@@ -32,6 +33,8 @@ def gradcheck(
     from cllm_cli.training.session import use_threads
 
     use_threads(threads or available_cores())
+    for name in layer or ():
+        LAYERS.load(name)  # an unknown one is told before anything is shown
     failed: list[Check] = []
 
     def checks() -> Iterator[Check]:
@@ -52,6 +55,7 @@ def gradcheck(
     if json:
         for row in rows():
             sys.stdout.write(json_line(row) + "\n")
+            sys.stdout.flush()
     else:
         show_gradcheck(rows(), sys.stdout)
     if failed:

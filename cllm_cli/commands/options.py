@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
+import sys
 from collections.abc import Callable
 from dataclasses import fields
 from typing import Annotated, Any
@@ -13,12 +15,30 @@ import typer
 from cllm_cli import config
 from cllm_cli.config import Settings, flag_of, setting_of, type_of
 
+MOST_THREADS = setting_of(next(item for item in fields(Settings) if item.name == "threads")).high
+
+
+def allow_threads(count: int | None) -> int | None:
+    """Lets kernels run on more threads than there are cores. Numba asks when it is imported, so this comes before."""
+    if count is not None and count > len(os.sched_getaffinity(0)) and "numba" not in sys.modules:
+        os.environ["NUMBA_NUM_THREADS"] = str(count)
+    return count
+
+
 Json = Annotated[bool, typer.Option("--json", help="JSON lines on standard output, nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", show_default=False)]
 Threads = Annotated[
     int | None,
-    typer.Option("--threads", min=1, metavar="N", help="Threads (default: all cores).", show_default=False),
+    typer.Option(
+        "--threads",
+        callback=allow_threads,
+        min=1,
+        max=MOST_THREADS,
+        metavar="N",
+        help="Threads (default: all cores).",
+        show_default=False,
+    ),
 ]
 
 ALIASES = {

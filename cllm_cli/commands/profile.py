@@ -45,6 +45,7 @@ def profile(
         raise ConfigError(f"a run has sizes of its own: {run} and --preset exclude each other", "leave one of them out")
     sizes = preset(preset_name or "nano")
 
+    from cllm_cli.commands.preparing import prepare
     from cllm_cli.profiling.layers import profile_steps
     from cllm_cli.reporting.tables import show_profile
     from cllm_cli.training.records import json_line
@@ -55,7 +56,8 @@ def profile(
     use_threads(threads or available_cores())
     settings = RunFolder(run).read_settings() if run else make_settings(sizes)
     ready = rehearsal(settings, batch_size, vocab_size or settings.vocab_size or VOCABULARY)
-    for _ in profile_steps(ready.stepper, 2):  # compiles
+    prepare(ready.stepper.calls(), quiet or json)
+    for _ in profile_steps(ready.stepper, 2):  # touches the memory
         pass
     rows = [*profile_steps(ready.stepper, steps)]
     rows[-1]["memory_bytes"] = ready.memory

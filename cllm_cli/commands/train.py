@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cllm_cli.commands.options import Debug, Json, Quiet, with_settings
+from cllm_cli.commands.options import Debug, Json, Quiet, allow_threads, with_settings
 from cllm_cli.config import PRESETS, make_settings, merge, preset, read_config
 from cllm_cli.errors import ConfigError, Interrupted
 
@@ -52,6 +52,7 @@ def train(
         other = "--force" if force else "--init-from"
         raise ConfigError(f"--resume and {other} exclude each other", "--resume goes on with the run as it is")
     given = merge(preset(preset_name) if preset_name else {}, read_config(config) if config else {}, settings)
+    allow_threads(given.get("threads"))
 
     from cllm_cli.reporting.reporter import make_reporter
     from cllm_cli.training import train as run_training

@@ -137,6 +137,14 @@ def kernel(function: Callable[..., None]) -> Any:
         numba.config.CACHE_LOCATOR_CLASSES = before
 
 
+def is_cached(kernel: Any, types: tuple[Any, ...]) -> bool:
+    """Whether the machine code of a kernel for these argument types is on the disk."""
+    cache = kernel._cache
+    if cache_root() is None:
+        return False
+    return cache._index_key(types, kernel.targetctx.codegen()) in cache._cache_file._load_index()
+
+
 def inner(function: Callable[..., Any]) -> Any:
     """A function that kernels call; compiled with them. One with `prange` is called outside of parallel loops."""
     return numba.njit(**_parallel(function), **FLAGS)(function)

@@ -205,7 +205,7 @@ class Screen(Consumer):
         work, notes = self._work, []
         if isinstance(work, Compiling):
             done, total, after = work.done, work.total, f"{work.done} of {work.total} kernels"
-            notes.append(f"compiling {one_line(work.kernel)}")
+            notes.append(f"{'loading' if work.loading else 'compiling, once:'} {one_line(work.kernel)}")
         else:
             done, total = self._step, self._steps
             after = f"{count(done)} of {count(total)}  {100 * done // total:3} %" if total else f"step {count(done)}"

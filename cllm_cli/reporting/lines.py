@@ -85,6 +85,8 @@ class Lines(Consumer):
         if isinstance(record, Compiling | Evaluating):
             self._show_work(record)
             return
+        if not record.event:
+            return
         self._busy_since = None
         if isinstance(record, Start):
             self._steps = record.steps
@@ -139,7 +141,9 @@ class Lines(Consumer):
             self._busy_since = now - PATIENCE + 1  # the first line after a second: most waits are shorter
         if now - self._busy_since >= PATIENCE:
             self._busy_since = now
-            what = f"compiling {one_line(record.kernel)}" if isinstance(record, Compiling) else "evaluating"
+            what = "evaluating"
+            if isinstance(record, Compiling):
+                what = f"{'loading' if record.loading else 'compiling, once:'} {one_line(record.kernel)}"
             write_line(self._stream, f"{what}, {record.done} of {record.total} done")
 
 

@@ -4,23 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from typing import Any
 
-import numba
-
+from cllm_cli.kernels.ahead import Call, compile_ahead
 from cllm_cli.training.records import Compiled, Compiling
-
-Call = tuple[Any, tuple[Any, ...]]
+from cllm_cli.training.resolve import available_cores
 
 
 def compile_kernels(calls: Iterable[Call]) -> Iterator[Compiling | Compiled]:
-    """Compiles each kernel for its arguments, or loads it from the cache."""
-    wanted: dict[tuple[Any, Any], Any] = {}
-    for kernel, args in calls:
-        if hasattr(kernel, "compile"):  # with the JIT off a kernel is a plain function
-            wanted[kernel, tuple(map(numba.typeof, args))] = kernel
-    started = time.monotonic()
-    for done, ((_, types), kernel) in enumerate(wanted.items()):
-        yield Compiling(kernel.__name__, done, len(wanted))
-        kernel.compile(types)
-    yield Compiled(time.monotonic() - started, len(wanted))
+    """Compiles each kernel for its arguments in other processes, and loads it; the last record has the seconds."""
+    started, total = time.monotonic(), 0
+    for name, done, total, loading in compile_ahead(calls, available_cores()):
+        yield Compiling(name, done, total, loading)
+    yield Compiled(time.monotonic() - started, total)

@@ -12,13 +12,14 @@ from dataclasses import replace
 import cllm_cli
 from cllm_cli.config import stated
 from cllm_cli.errors import Interrupted
+from cllm_cli.kernels.ahead import Call
 from cllm_cli.model.decode import Decoder, Sampling, generate
 from cllm_cli.model.program import EVALUATE
 from cllm_cli.optim.schedule import Schedule
 from cllm_cli.text.batches import Windows
 from cllm_cli.text.tokenizers.base import Tokenizer
 from cllm_cli.training import checkpoint
-from cllm_cli.training.compiling import Call, compile_kernels
+from cllm_cli.training.compiling import compile_kernels
 from cllm_cli.training.evaluate import Score, score
 from cllm_cli.training.metrics import Metrics
 from cllm_cli.training.records import Checkpointed, End, Evaluation, Notice, Pulse, Record, Sample, Start, Step

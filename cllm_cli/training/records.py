@@ -69,11 +69,12 @@ class Notice(Record):
 
 @dataclass(frozen=True)
 class Compiling(Record):
-    """Progress while kernels are compiled or loaded: `done` of `total` are ready, `kernel` is next."""
+    """Progress while kernels are compiled, then loaded: `done` of `total` are ready, `kernel` is next."""
 
     kernel: str
     done: int
     total: int
+    loading: bool = False
 
 
 @dataclass(frozen=True)

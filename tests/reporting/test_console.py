@@ -59,7 +59,7 @@ def test_everything_is_on_the_screen(records, terminal):
         "run         runs/a tale",
         "1,003,854 training tokens",
         "note: the corpus is small",
-        "compiling linear_forward",
+        "compiling, once: linear_forward",
         "1 of 2 kernels",
         "evaluating 1 of 2",
         "saved at step 100",

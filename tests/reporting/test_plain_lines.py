@@ -37,7 +37,7 @@ def test_work_is_reported_after_a_second_and_then_seldom(pipe):
         now[0] = tick / 10
         lines.show(Compiling("gemm_nn", tick, 300))
     assert len(pipe.getvalue().splitlines()) == 3
-    assert pipe.getvalue().startswith("compiling gemm_nn, 10 of 300 done\n")
+    assert pipe.getvalue().startswith("compiling, once: gemm_nn, 10 of 300 done\n")
     lines.show(Step(1, 1.0, 1e-3, 1.0, 1.0, 1.0))
     lines.show(Evaluating(0, 5))
     assert pipe.getvalue().splitlines()[-1].startswith("step 1 ")

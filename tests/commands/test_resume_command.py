@@ -1,0 +1,169 @@
+"""`cllm train --resume`: as if it had never stopped, and what may stand in its way."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def train(cllm, text, sizes):
+    """Trains the tiny model into the folder `out`; only its sizes are given."""
+
+    def run(*flags, corpus=text, **more):
+        return cllm("train", corpus, "-o", "out", *sizes, *flags, **more)
+
+    return run
+
+
+LENGTH = "--steps 12 --eval-every 4 --save-every 4 --log-every 1".split()
+
+
+@pytest.fixture
+def whole(cllm, text, sizes, bits):
+    """The bits and the steps of a run that never stopped."""
+    cllm("train", text, "-o", "whole", *sizes, *LENGTH).assert_done()
+    return bits(Path("whole")), losses(Path("whole"))
+
+
+def losses(run):
+    events = map(json.loads, (run / "metrics.jsonl").read_text("utf-8").splitlines())
+    return [(event["step"], event["loss"]) for event in events if event["event"] == "step"]
+
+
+@pytest.mark.parametrize("stop", [1, 4, 7, 11])
+def test_a_resumed_run_has_the_bits_of_one_that_never_stopped(train, whole, bits, stop):
+    train(*LENGTH, "--stop-after", stop).assert_done()
+    done = train("--resume", "--json").assert_done()
+    assert bits(Path("out")) == whole[0]
+    assert losses(Path("out")) == whole[1]
+    assert done.of("step")[0]["step"] == stop + 1
+    assert done.of("end")[0]["stopped"] == "steps"
+
+
+def test_it_can_be_stopped_many_times_and_go_on_with_other_threads_and_intervals(train, whole, bits):
+    train(*LENGTH, "--stop-after", 3).assert_done()
+    for stop, threads in ((5, 2), (8, 3)):
+        train("--resume", "--stop-after", stop, "--threads", threads, "--log-every", 2).assert_done()
+    train("--resume", "--log-every", 1).assert_done()
+    assert bits(Path("out")) == whole[0]
+
+
+def test_a_longer_run_goes_on_from_the_end(train):
+    train(*LENGTH).assert_done()
+    done = train("--resume", "--steps", 16, "--json").assert_done()
+    assert [event["step"] for event in done.of("step")] == [13, 14, 15, 16]
+
+
+def test_a_finished_run_ends_at_once_with_the_same_result(train, bits):
+    first = train(*LENGTH, "--json").assert_done().of("end")[0]
+    before = bits(Path("out"))
+    done = train("--resume", "--json").assert_done()
+    assert not done.of("step")
+    assert done.of("end")[0]["val_loss"] == first["val_loss"]
+    assert bits(Path("out")) == before
+
+
+def test_it_repeats_the_command_that_started_the_run(train, whole, bits):
+    """Flags that say what the run is anyway are no contradiction."""
+    train(*LENGTH, "--stop-after", 5).assert_done()
+    train("--resume", *LENGTH).assert_done()
+    assert bits(Path("out")) == whole[0]
+
+
+def test_text_from_a_pipe_is_kept_and_used_in_place_of_it(train, whole, bits, text):
+    train(*LENGTH, "--stop-after", 5, corpus="-", stdin=text.read_bytes()).assert_done()
+    train("--resume", corpus="-", stdin=b"").assert_done()
+    assert bits(Path("out")) == whole[0]
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_starts_from_step_0_and_says_so(train, whole, bits):
+    train(*LENGTH).assert_done()
+    shutil.rmtree("out/checkpoint")
+    Path("out/checkpoint").mkdir()
+    Path("out/model.safetensors").unlink()
+    done = train("--resume").assert_done()
+    assert "starts again from step 0" in done.err
+    assert bits(Path("out")) == whole[0]
+    assert losses(Path("out")) == whole[1]
+
+
+def test_such_a_run_stands_in_nobodys_way(train, whole, bits):
+    """It has nothing to lose: the same command again needs no --force."""
+    train(*LENGTH).assert_done()
+    shutil.rmtree("out/checkpoint")
+    Path("out/checkpoint").mkdir()
+    Path("out/model.safetensors").unlink()
+    train(*LENGTH).assert_done()
+    assert bits(Path("out")) == whole[0]
+
+
+def test_unless_it_keeps_the_text_of_a_pipe(train, text):
+    train(*LENGTH, corpus="-", stdin=text.read_bytes()).assert_done()
+    shutil.rmtree("out/checkpoint")
+    Path("out/model.safetensors").unlink()
+    train(*LENGTH, corpus="-", stdin=b"other text").assert_error(1, "there is a run in out")
+
+
+@pytest.mark.parametrize("left", ["data", "data tokenizer.json", "data tokenizer.json config.json checkpoint", ""])
+def test_what_a_kill_leaves_of_a_run_that_was_being_made_is_overwritten(train, whole, bits, left):
+    train(*LENGTH).assert_done()
+    for item in Path("out").iterdir():
+        if item.name not in (".lock", *left.split()):
+            shutil.rmtree(item) if item.is_dir() else item.unlink()
+    if "checkpoint" in left:
+        shutil.rmtree("out/checkpoint")
+        Path("out/checkpoint").mkdir()
+    Path("out/.tmp-1-config.toml").touch()
+    train("--resume").assert_error(1, "there is no run in out")
+    train(*LENGTH).assert_done()
+    assert bits(Path("out")) == whole[0]
+    assert not Path("out/.tmp-1-config.toml").exists()
+
+
+def test_a_damaged_newest_checkpoint_is_said_and_the_one_before_is_taken(train, whole, bits):
+    train(*LENGTH).assert_done()
+    newest = sorted(Path("out/checkpoint").iterdir())[-1] / "state.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-1] + b"x")
+    done = train("--resume").assert_done()
+    assert "step-00000012" in done.err
+    assert "damaged" in done.err
+    assert bits(Path("out")) == whole[0]
+
+
+@pytest.mark.parametrize("content", [b"", b"\x89\xff", b"[" * 100_000, b'{"format": ' + b"9" * 5000 + b"}", b"[]", b"1"])
+@pytest.mark.parametrize("name", ["manifest.json", "state.safetensors"])
+def test_without_a_whole_checkpoint_it_says_so_and_changes_nothing(train, contents, name, content):
+    train(*LENGTH).assert_done()
+    for checkpoint in Path("out/checkpoint").iterdir():
+        (checkpoint / name).write_bytes(content)
+    before = contents(Path())
+    train("--resume").assert_error(1, "no checkpoint in out/checkpoint is whole", "--force")
+    assert contents(Path()) == before
+
+
+def test_another_corpus_is_refused(train, text, contents):
+    train(*LENGTH).assert_done()
+    text.write_text(text.read_text("utf-8") + "more", "utf-8")
+    before = contents(Path())
+    train("--resume").assert_error(1, "the corpus is not the one")
+    assert contents(Path()) == before
+
+
+def test_two_processes_do_not_train_in_one_folder(train, start, text, sizes):
+    first = start("train", text, "-o", "out", *sizes, "--steps", "1000000", "--json", "--log-every", "1")
+    while '"step"' not in first.stdout.readline():
+        pass
+    train("--resume").assert_error(1, "another process is training in out")
+    train("--force").assert_error(1, "another process is training in out")
+
+
+def test_force_starts_over_and_removes_nothing_that_is_not_of_a_run(train, whole, bits):
+    train(*LENGTH, "--seed", 5).assert_done()
+    Path("out/notes.txt").write_text("mine")
+    train(*LENGTH, "--force").assert_done()
+    assert bits(Path("out")) == whole[0]
+    assert Path("out/notes.txt").read_text() == "mine"
