@@ -1,9 +1,9 @@
 """Kernels compiled before they are needed, in processes of their own; this process then loads them from the cache.
 
-Several processes compile at once, and a signal ends them without harm. There is a second reason: a kernel that was compiled
-in this process does not run the very code that it leaves in the cache. Its parallel loops were compiled as functions of
-their own first, and again as parts of the kernel, and the two can round differently. Who only ever loads runs the same
-code in every process, so a run's bits do not depend on what was compiled when.
+Several processes compile at once, and a signal ends them without harm. There is a second reason: a kernel that was
+compiled in this process does not run the very code that it leaves in the cache. Its parallel loops were compiled as
+functions of their own first, and again as parts of the kernel, and the two can round differently. Who only ever loads
+runs the same code in every process, so a run's bits do not depend on what was compiled when.
 
     python -m cllm_cli.kernels.ahead        the other process: a line a kernel on standard input, its number on standard output
 """

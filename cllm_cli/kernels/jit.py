@@ -30,7 +30,8 @@ from numba.core.caching import _CacheLocator
 FASTMATH = {"contract", "reassoc", "arcp", "nsz", "afn"}
 FLAGS: dict[str, Any] = {"fastmath": FASTMATH, "error_model": "numpy", "nogil": True}
 
-# A thread that waits for the others must not spin for long: beside any other busy process it would hold the very core that they
+# A thread that waits for the others must not spin for long: beside any other busy process it would hold the very core
+# that they
 # wait for, and a step would take ten times as long. OpenMP reads this when Numba starts its threads.
 os.environ.setdefault("GOMP_SPINCOUNT", "200")
 
@@ -48,7 +49,8 @@ def cpu_features() -> frozenset[str]:
 
 @functools.cache
 def cache_root() -> Path | None:
-    """The folder of compiled kernels, or None where there is none that is safe to use: then each process compiles anew."""
+    """The folder of compiled kernels, or None where there is none that is safe to use: then each process compiles anew.
+    """
     chosen = os.environ.get("CLLM_CACHE_DIR")
     try:
         if chosen:

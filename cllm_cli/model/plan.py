@@ -67,7 +67,8 @@ class _Block:
 
 
 def make_plan(program: Program, real: np.dtype[Any]) -> Plan:
-    """Lays out a recorded program in precision `real`. Raises ConfigError where a gradient has no writer, or several."""
+    """Lays out a recorded program in precision `real`. Raises ConfigError where a gradient has no writer, or several.
+    """
     plan = Plan()
     calls = list(enumerate(program.calls))
     for number, call in calls:
@@ -128,7 +129,8 @@ def _places(number: int, call: Call, kernel: Any, time: int, real: np.dtype[Any]
 
 
 def _check_read_once(program: Program) -> None:
-    """A gradient is written by the one call that reads its tensor; more readers need a split, and none is an omission."""
+    """A gradient is written by the one call that reads its tensor; more readers need a split, and none is an omission.
+    """
     readers = [0] * len(program.tensors)
     for call in program.calls:
         for tensor in call.inputs.values():

@@ -1,4 +1,5 @@
-"""The machine's roof: how many floating-point operations a second all threads together can do, by our own micro-kernel."""
+"""The machine's roof: how many floating-point operations a second all threads together can do, by our own micro-kernel.
+"""
 
 from __future__ import annotations
 

@@ -37,7 +37,8 @@ FREE = frozenset(
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands. loss_sum and loss_count are of the steps since the last evaluation; seconds are of training."""
+    """Where a run stands. loss_sum and loss_count are of the steps since the last evaluation; seconds are of training.
+    """
 
     step: int = 0
     position: int = 0

@@ -45,7 +45,8 @@ class Loop:
         self.began = self.next_save = time.monotonic()
 
     def run(self) -> Iterator[Record]:
-        """The run's records, from start to end. Raises Interrupted after everything was saved, and whatever goes wrong."""
+        """The run's records, from start to end. Raises Interrupted after everything was saved, and whatever goes wrong.
+        """
         with contextlib.ExitStack() as stack:
             stack.callback(self.session.folder.unlock)
             self.metrics = Metrics(self.session.folder.metrics, self.progress.metrics_bytes)

@@ -101,7 +101,8 @@ def start(
 def resume(
     sources: Sequence[str | Path], out: Path, given: Mapping[str, Any], stdin: BinaryIO | None = None
 ) -> Session:
-    """The run in `out` from its last checkpoint. Raises RunError where there is none, ConfigError for other settings."""
+    """The run in `out` from its last checkpoint. Raises RunError where there is none, ConfigError for other settings.
+    """
     folder = RunFolder(out)
     stored = folder.read_settings()
     settings = resumed_settings(stored, given)

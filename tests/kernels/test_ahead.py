@@ -1,0 +1,67 @@
+"""Kernels are compiled elsewhere, and this process runs what lies in the cache."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numba
+import numpy as np
+import pytest
+
+from cllm_cli.kernels.ahead import describe, type_of
+
+ARGUMENTS = [
+    np.zeros((2, 3), np.float32),
+    np.zeros((1, 2, 3, 4, 5), np.float64),
+    np.zeros(4, np.int32),
+    np.float32(1.5),
+    np.float64(2.5),
+    np.int64(3),
+    np.uint64(4),
+    np.bool_(True),
+    5,
+]
+
+
+@pytest.mark.parametrize("value", ARGUMENTS, ids=describe)
+def test_a_described_type_is_the_one_that_a_call_would_have(value: object) -> None:
+    assert type_of(describe(value)) == numba.typeof(value)
+
+
+PROGRAM = """
+import numpy as np
+from cllm_cli.kernels.ahead import compile_ahead
+from cllm_cli.layers.gelu import gelu_backward
+numbers = np.linspace(-6, 6, 6000, dtype=np.float32).reshape(60, 100)
+out = np.zeros_like(numbers)
+arguments = (out, np.ones_like(numbers), numbers)
+progress = list(compile_ahead([(gelu_backward, arguments)], 2))
+gelu_backward(*arguments)
+hits, misses = (sum(count.values()) for count in (gelu_backward.stats.cache_hits, gelu_backward.stats.cache_misses))
+print(hits, misses, sum(not loading for *_, loading in progress) > 0, hash(out.tobytes()))
+"""
+
+
+def test_the_first_process_runs_the_same_code_as_the_second(tmp_path: Path) -> None:
+    """Compiled in place, this kernel would round otherwise than it does when it is loaded."""
+    environment = {**os.environ, "CLLM_CACHE_DIR": str(tmp_path), "PYTHONHASHSEED": "1"}
+    first, second = (
+        subprocess.run(
+            [sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=True
+        ).stdout.split()
+        for _ in range(2)
+    )
+    assert first[:3] == ["1", "0", "True"]
+    assert second[:3] == ["1", "0", "False"]
+    assert first[3] == second[3]
+
+
+def test_kernels_are_compiled_in_place_where_there_is_no_cache(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("not a folder")
+    environment = {**os.environ, "CLLM_CACHE_DIR": str(blocked)}
+    done = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split()[0] == "0"
