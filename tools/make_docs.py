@@ -1,6 +1,6 @@
 """Writes docs/cli.md from the declarations that the command line itself is made of; `--check` only compares.
 
-    python tools/make_docs.py [--check]
+python tools/make_docs.py [--check]
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ TEXT = """# The command line
     cllm gradcheck                every layer and a whole small model; --layer NAME for one
     cllm profile [RUN]            where a step's time and memory go; --preset NAME without a run
 
-Standard output carries results only; progress, tables and warnings go to standard error. With `--json` standard output
-is JSON lines, one object an event. `--quiet` silences progress. `NO_COLOR`, `TERM=dumb` and a pipe give plain text. `_`
-may be written for `-` in every flag.
+Standard output carries results only; progress, tables and warnings go to standard error. With `--json` standard output is
+JSON lines, one object an event. `--quiet` silences progress. `NO_COLOR`, `TERM=dumb` and a pipe give plain text. `_` may be
+written for `-` in every flag.
 
 | exit code | |
 |---|---|
@@ -55,17 +55,15 @@ may be written for `-` in every flag.
 | `--config FILE` | TOML file of settings, such as a run's config.toml |
 | `--json`, `--quiet`, `--debug` | |
 
-A preset is overruled by a TOML file, a TOML file by flags. The names of a TOML file's settings are those of the flags,
-with `_`.
-A setting without a default here is chosen for the corpus, the model or the optimizer; what was chosen is shown and
-stored.
+A preset is overruled by a TOML file, a TOML file by flags. The names of a TOML file's settings are those of the flags, with `_`.
+A setting without a default here is chosen for the corpus, the model or the optimizer; what was chosen is shown and stored.
 
 {settings}
 
 ### Events
 
-Losses are means in nats a token. `ms` runs from one step's start to the next, everything included. `end` is always the
-last line; its `val_loss` is over the whole validation text.
+Losses are means in nats a token. `ms` runs from one step's start to the next, everything included. `end` is always the last line; its
+`val_loss` is over the whole validation text.
 
     {{"event":"start","params":…,"train_tokens":…,"val_tokens":…,"memory_bytes":{{"params":…,"grads":…,"optimizer":…,"activations":…,"total":…}},"config":{{…}}}}
     {{"event":"compile","seconds":…}}
@@ -81,9 +79,11 @@ last line; its `val_loss` is over the whole validation text.
 | file | |
 |---|---|
 | `config.toml` | the resolved settings; works with `--config` |
-| `model.safetensors`, `config.json` | the weights with the best validation loss so far, as transformers' GPT-2 names
-and lays them out | | `tokenizer.json` | the tokenizer, whole | | `metrics.jsonl` | the events | | `checkpoint/` | the
-last two checkpoints | | `data/` | the validation tokens; all tokens when the text came from standard input |
+| `model.safetensors`, `config.json` | the weights with the best validation loss so far, as transformers' GPT-2 names and lays them out |
+| `tokenizer.json` | the tokenizer, whole |
+| `metrics.jsonl` | the events |
+| `checkpoint/` | the last two checkpoints |
+| `data/` | the validation tokens; all tokens when the text came from standard input |
 
 ### Names
 
@@ -91,31 +91,26 @@ last two checkpoints | | `data/` | the validation tokens; all tokens when the te
 
 ## eval
 
-Scores every token but the first once, in consecutive windows that do not overlap, the last one shorter. Means are over
-tokens.
+Scores every token but the first once, in consecutive windows that do not overlap, the last one shorter. Means are over tokens.
 
     {{"event":"eval","tokens":…,"bytes":…,"loss":…,"perplexity":…,"bits_per_byte":…,"accuracy":…}}
 
 ## generate
 
-`--prompt TEXT|-`, `--tokens N`, `--temperature`, `--top-k`, `--top-p`, `--seed`, `--stop TEXT`, `--json`. It ends after
-N tokens, before a stop text, or at the end of a text where the tokenizer has one. Beyond the window it goes on from the
-window's second half.
+`--prompt TEXT|-`, `--tokens N`, `--temperature`, `--top-k`, `--top-p`, `--seed`, `--stop TEXT`, `--json`. It ends after N tokens, before a
+stop text, or at the end of a text where the tokenizer has one. Beyond the window it goes on from the window's second half.
 
 ## gradcheck
 
-The error is |analytic − numeric| / max(|analytic|, |numeric|, RMS gradient of the tensor, 1e-8 of the whole gradient's
-norm).
+The error is |analytic − numeric| / max(|analytic|, |numeric|, RMS gradient of the tensor, 1e-8 of the whole gradient's norm).
 
-    {{"event":"check","layer":…,"sizes":{{…}},"tensor":…,"dtype":…,"error":…,"tolerance":…,"ok":…}} …
-    {{"event":"end","checks":…,"failed":…}}
+    {{"event":"check","layer":…,"sizes":{{…}},"tensor":…,"dtype":…,"error":…,"tolerance":…,"ok":…}} … {{"event":"end","checks":…,"failed":…}}
 
 ## profile
 
 `--preset NAME`, `--batch-size`, `--vocab-size`, `--steps`, `--json`. GFLOP/s are of matrix products alone.
 
-    {{"event":"layer","name":…,"direction":"forward|backward|update","calls":…,"ms":…,"gflops":…,"gbytes_per_s":…,"roof_
-    share":…}} …
+    {{"event":"layer","name":…,"direction":"forward|backward|update","calls":…,"ms":…,"gflops":…,"gbytes_per_s":…,"roof_share":…}} …
     {{"event":"end","ms_per_step":…,"tokens_per_s":…,"gflops":…,"machine_gflops":…,"roof_share":…,"memory_bytes":{{…}}}}
 """
 

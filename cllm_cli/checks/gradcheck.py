@@ -1,15 +1,16 @@
-"""The gradient check: every hand-written derivative against finite differences, for layers alone and whole small models.
+"""The gradient check: every hand-written derivative against finite differences, for layers and for whole small models.
 
-For each float input and each parameter, along some random directions of unit length and at some single entries, the analytic
-derivative of an objective is compared with the numeric one in float64:
+For each float input and each parameter, along some random directions of unit length and at some single entries, the
+analytic derivative of an objective is compared with the numeric one in float64:
 
-    error = |analytic − numeric| / max(|analytic|, |numeric|, RMS gradient of the tensor, 1e-8 of the whole gradient's norm)
+    error = |analytic − numeric| / max(|analytic|, |numeric|, RMS gradient of the tensor, 1e-8 of the gradient's norm)
 
 The objective of a layer is a random weighting of its outputs, that of a model its loss over two micro-batches.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -70,8 +71,8 @@ def derivative(difference: Callable[[float], float], step: float) -> float:
     """f'(0), where difference(h) = f(h) − f(−h), by Ridders' extrapolation from `step` on.
 
     A row of the table has the central difference of a step half as long as the row above, then what is left when the
-    errors in h², h⁴, … are eliminated with it. An entry's error is estimated by its distance from the two that it was made
-    of; the entry with the least is the result, and the table ends where round-off has taken over.
+    errors in h², h⁴, … are eliminated with it. An entry's error is estimated by its distance from the two that it was
+    made of; the entry with the least is the result, and the table ends where round-off has taken over.
 
     (Ridders 1982, "Accurate computation of F'(x) and F'(x) F''(x)", Advances in Engineering Software 4(2))
     """
@@ -92,7 +93,7 @@ def derivative(difference: Callable[[float], float], step: float) -> float:
 
 
 def check_layers(names: Sequence[str] | None = None, seed: int = SEED) -> Iterator[Check]:
-    """Every sample of the named layers, of all registered ones without names. Raises ConfigError for an unknown name."""
+    """Every sample of the named layers, or of all that are registered. Raises ConfigError for an unknown name."""
     for layer in [LAYERS.load(name) for name in names or LAYERS]:
         for sample in layer.samples:
             yield from check_layer(layer, sample, seed)
@@ -175,7 +176,7 @@ def _compare(
         found = []
         for entry, direction in _directions(value.shape, rng):
             exact = float(np.vdot(analytic[name], direction))
-            numeric = derivative(lambda h, at=value, along=direction: _difference(outputs, at, along, h), step)
+            numeric = derivative(functools.partial(_difference, outputs, value, direction), step)
             largest = max(abs(exact), abs(numeric), least)
             # Both zero is agreement; anything that is not finite stays so and is no agreement.
             error = abs(exact - numeric) / largest if largest > 0 else abs(exact - numeric)

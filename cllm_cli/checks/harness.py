@@ -1,8 +1,8 @@
 """A bench: one layer alone on plain arrays, laid out, filled with random numbers and run as its declaration says.
 
-Every check of a single layer starts here, so a layer that declares itself rightly can be checked without a line of its own.
-The random numbers are those of float32 in every precision, so that a float32 run and a float64 run compute the same thing.
-Whatever a kernel should write is NaN before: an element that it forgets is seen.
+Every check of a single layer starts here, so a layer that declares itself rightly can be checked without a line of its
+own. The random numbers are those of float32 in every precision, so that a float32 run and a float64 run compute the
+same thing. Whatever a kernel should write is NaN before: an element that it forgets is seen.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ def letters_of(sample: Mapping[str, Any]) -> dict[str, int]:
 class Bench:
     """A layer's tensors by their declared names in `arrays`, constants and step arguments in `scalars`.
 
-    `sample` has sizes and constants; the threads are those that are set, as for a model. `allocate(shape, dtype)` gives the
-    memory. Inputs, parameters and gradients of outputs are standard normal, integers uniform in their declared range, every
-    fourth or so of the targets ignored but never all; gradients of parameters start at zero.
+    `sample` has sizes and constants; the threads are those that are set, as for a model. `allocate(shape, dtype)` gives
+    the memory. Inputs, parameters and gradients of outputs are standard normal, integers uniform in their declared
+    range, every fourth or so of the targets ignored but never all; gradients of parameters start at zero.
     """
 
     def __init__(

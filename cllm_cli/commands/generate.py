@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cllm_cli.commands.options import Debug, Json, Quiet, Threads
+from cllm_cli.commands.options import Debug, Json, Quiet, Threads, as_utf8
 
 
 def generate(
@@ -55,6 +55,7 @@ def generate(
     use_threads(threads or available_cores())
     folder = RunFolder(run)
     folder.read_settings()  # whether there is a run at all comes first
+    prompt, stops = as_utf8(prompt), [as_utf8(text) for text in stop or []]
     tokenizer = folder.read_tokenizer()
     if prompt == "-":
         if sys.stdin is None:
@@ -73,7 +74,7 @@ def generate(
     text = []
     if not json:
         sys.stdout.write(safe(prompt))
-    for piece in until(written, tokenizer, tokens, stop or []):
+    for piece in until(written, tokenizer, tokens, stops):
         text.append(piece)
         if not json:
             sys.stdout.write(safe(piece))

@@ -25,6 +25,14 @@ def allow_threads(count: int | None) -> int | None:
     return count
 
 
+def as_utf8(text: str) -> str:
+    """An argument read as UTF-8, whatever the platform's encoding; bytes that are none stay as surrogate escapes."""
+    try:
+        return os.fsencode(text).decode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # half a character, which came from no command line
+        return text
+
+
 Json = Annotated[bool, typer.Option("--json", help="JSON lines on standard output, nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", show_default=False)]

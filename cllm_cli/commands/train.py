@@ -71,7 +71,10 @@ def train(
                 **given,
             ):
                 reporter.show(record)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, OSError) as error:
+            # The second signal; or the first one was that the terminal went away, which cannot be told the results.
+            if isinstance(error, OSError) and not signals.received:
+                raise
             number = signals.received or signal.SIGINT
             raise Interrupted(number, "ended at once", "what was saved before is there: --resume goes on") from None
 

@@ -5,11 +5,12 @@ compiled in this process does not run the very code that it leaves in the cache.
 functions of their own first, and again as parts of the kernel, and the two can round differently. Who only ever loads
 runs the same code in every process, so a run's bits do not depend on what was compiled when.
 
-    python -m cllm_cli.kernels.ahead        the other process: a line a kernel on standard input, its number on standard output
+    python -m cllm_cli.kernels.ahead        a worker: a kernel a line on standard input, its name back when done
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -97,6 +98,9 @@ def _elsewhere(keys: list[tuple[str, ...]], workers: int) -> Iterator[tuple[int,
     finally:
         for process in processes:
             process.kill()
+            for pipe in (process.stdin, process.stdout):
+                with contextlib.suppress(OSError):  # what was not yet sent to a process that has died
+                    pipe.close()
             process.wait()
 
 
@@ -109,7 +113,7 @@ def _give(process: Any, waiting: list[tuple[int, tuple[str, ...]]], running: dic
 
 
 def main() -> None:
-    """Compiles what standard input names, until it ends: with the process that started this one, whatever happens to it."""
+    """Compiles what standard input names, until it ends, as it does when the process that started this one is gone."""
     os.nice(1)  # the other process is the one that somebody watches
     numba.get_num_threads()  # starts the threads, whose symbols kernels refer to
     for line in sys.stdin:

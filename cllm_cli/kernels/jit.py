@@ -31,8 +31,7 @@ FASTMATH = {"contract", "reassoc", "arcp", "nsz", "afn"}
 FLAGS: dict[str, Any] = {"fastmath": FASTMATH, "error_model": "numpy", "nogil": True}
 
 # A thread that waits for the others must not spin for long: beside any other busy process it would hold the very core
-# that they
-# wait for, and a step would take ten times as long. OpenMP reads this when Numba starts its threads.
+# that they wait for, and a step would take ten times as long. OpenMP reads this when Numba starts its threads.
 os.environ.setdefault("GOMP_SPINCOUNT", "200")
 
 PACKAGE = Path(__file__).parent.parent
@@ -49,15 +48,11 @@ def cpu_features() -> frozenset[str]:
 
 @functools.cache
 def cache_root() -> Path | None:
-    """The folder of compiled kernels, or None where there is none that is safe to use: then each process compiles anew.
-    """
+    """The folder of compiled kernels; None where none is safe to use, and each process compiles anew."""
     chosen = os.environ.get("CLLM_CACHE_DIR")
     try:
-        if chosen:
-            root = Path(chosen)
-        else:
-            root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cllm"
-        root = root / "kernels"
+        caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        root = Path(chosen or Path(caches) / "cllm") / "kernels"
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = root.stat()
     except (OSError, RuntimeError):
@@ -153,9 +148,7 @@ def inner(function: Callable[..., Any]) -> Any:
 
 
 def precise(function: Callable[..., Any]) -> Any:
-    """A function that kernels call whose sums must not be reordered: only contraction to FMA is allowed. Always
-    inlined.
-    """
+    """A function that kernels call, always inlined, whose sums are not reordered: contraction to FMA is all."""
     return numba.njit(**{**FLAGS, "fastmath": {"contract"}}, forceinline=True)(function)
 
 

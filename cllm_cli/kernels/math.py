@@ -81,7 +81,7 @@ def _tanh64(x):
     rounded = y * LOG2E64 + ROUND64
     n = rounded - ROUND64
     r = (y - n * LN2_HIGH64) - n * LN2_LOW64
-    power = scale(1.0, rounded)
+    power = scale(f64(1), rounded)
     e = power * (r * _series64(r)) + (power - 1.0)
     t = e / (e + 2.0)
     return -t if x < 0.0 else t
@@ -93,7 +93,8 @@ def _log32(x):
     s = (m - f32(1)) / (m + f32(1))
     z = s * s
     tail = z * (f32(1 / 3) + z * (f32(1 / 5) + z * (f32(1 / 7) + z * (f32(1 / 9) + z * f32(1 / 11)))))
-    return (f32(2) * s + (f32(2) * s * tail + n * LN2_LOW32)) + n * LN2_HIGH32
+    y = (f32(2) * s + (f32(2) * s * tail + n * LN2_LOW32)) + n * LN2_HIGH32
+    return y if x == x else x  # the bits of a NaN split into numbers
 
 
 @precise
@@ -103,7 +104,8 @@ def _log64(x):
     z = s * s
     high = 1 / 15 + z * (1 / 17 + z * (1 / 19 + z * (1 / 21 + z * (1 / 23))))
     tail = z * (1 / 3 + z * (1 / 5 + z * (1 / 7 + z * (1 / 9 + z * (1 / 11 + z * (1 / 13 + z * high))))))
-    return (2.0 * s + (2.0 * s * tail + n * LN2_LOW64)) + n * LN2_HIGH64
+    y = (2.0 * s + (2.0 * s * tail + n * LN2_LOW64)) + n * LN2_HIGH64
+    return y if x == x else x  # the bits of a NaN split into numbers
 
 
 def exp(x):
@@ -117,7 +119,7 @@ def tanh(x):
 
 
 def log(x):
-    """ln x for positive normal x; anything else is meaningless."""
+    """ln x for positive normal x; NaN stays NaN, anything else is meaningless."""
     return _log32(x) if isinstance(x, np.float32) else _log64(x)
 
 

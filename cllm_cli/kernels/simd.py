@@ -187,9 +187,7 @@ def _plain_thread_count() -> int:
 @twin(_plain_thread_count)
 @intrinsic
 def thread_count(typingctx: Any) -> Any:
-    """thread_count(): the threads that parallel loops use. Numba's own get_num_threads() would keep a kernel out of the
-    cache.
-    """
+    """thread_count(): the threads of parallel loops. Numba's own get_num_threads() keeps a kernel out of the cache."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         # The C function returns an int; Numba's parallel loops declare it wider, and a module can have one declaration.
@@ -215,9 +213,7 @@ def _plain_scale(value: Any, rounded: Any) -> Any:
 @twin(_plain_scale)
 @intrinsic
 def scale(typingctx: Any, value: Any, rounded: Any) -> Any:
-    """scale(value, rounded): value · 2ⁿ where rounded = n + ROUND; in two factors, so that it under- and overflows
-    gently.
-    """
+    """scale(value, rounded): value · 2ⁿ, rounded = n + ROUND; in two factors, to under- and overflow gently."""
     if value not in (types.float32, types.float64):
         return None
 
@@ -252,12 +248,10 @@ def split_exponent(typingctx: Any, value: Any) -> Any:
     pair = types.UniTuple(value, 2)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        width, bias, fraction = EXPONENT[value.name]
+        width, _, fraction = EXPONENT[value.name]
         real, whole = args[0].type, ir.IntType(width)
         # Subtracting the bits of √½ makes the exponent field count from there.
-        root = ir.Constant(real, np.sqrt(0.5) if value.name == "float64" else float(np.float32(np.sqrt(0.5)))).bitcast(
-            whole
-        )
+        root = ir.Constant(real, float(np.dtype(value.name).type(np.sqrt(0.5)))).bitcast(whole)
         offset = builder.sub(builder.bitcast(args[0], whole), root)
         n = builder.ashr(offset, whole(fraction))
         bits = builder.sub(builder.bitcast(args[0], whole), builder.shl(n, whole(fraction)))

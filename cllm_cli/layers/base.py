@@ -148,9 +148,7 @@ def resolve(shape: str, sizes: Sizes) -> tuple[int, ...]:
 
 
 def derive(layer: Layer, sizes: dict[str, int]) -> None:
-    """Adds the letters that the layer computes from others and that no one gave; `itemsize` and `threads` are sizes
-    too.
-    """
+    """Adds the letters that the layer computes from others (`itemsize` and `threads` too) and that no one gave."""
     for letter, rule in layer.derived.items():
         if letter in sizes:
             continue

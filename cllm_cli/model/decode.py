@@ -78,12 +78,14 @@ def generate(
 
 
 def draw(logits: Logits, sampling: Sampling, random: np.random.Generator) -> int:
-    """A token id. top_k keeps the k most likely; top_p then the fewest whose probability reaches p (Holtzman et al.
-    2020).
+    """A token id. top_k keeps the k most likely, top_p then the fewest that reach probability p.
+
+    (Holtzman et al. 2020, "The Curious Case of Neural Text Degeneration", arXiv:1904.09751)
     """
     if sampling.temperature == 0:
         return int(logits.argmax())
-    scores = logits.astype(np.float64) / sampling.temperature
+    with np.errstate(over="ignore"):  # a temperature near 0: all but the most likely fall to −∞
+        scores = (logits.astype(np.float64) - logits.max()) / sampling.temperature
     order = np.argsort(-scores, kind="stable")
     if 0 < sampling.top_k < order.size:
         order = order[: sampling.top_k]

@@ -31,7 +31,7 @@ def gpt2(net: Program, config: ModelConfig) -> None:
         if net.mode != TRAIN or config.dropout == 0:
             return x
         dropped += 1
-        result: Tensor = net("dropout", x, drop=round(config.dropout * 2**24), stream=dropped)
+        result: Tensor = net("dropout", x, C=C, drop=round(config.dropout * 2**24), stream=dropped)
         return result
 
     tokens = net.input("tokens", "N:int32")

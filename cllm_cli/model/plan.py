@@ -67,8 +67,7 @@ class _Block:
 
 
 def make_plan(program: Program, real: np.dtype[Any]) -> Plan:
-    """Lays out a recorded program in precision `real`. Raises ConfigError where a gradient has no writer, or several.
-    """
+    """Lays out a recorded program in precision `real`. Raises ConfigError where a gradient has not just one writer."""
     plan = Plan()
     calls = list(enumerate(program.calls))
     for number, call in calls:
@@ -129,8 +128,7 @@ def _places(number: int, call: Call, kernel: Any, time: int, real: np.dtype[Any]
 
 
 def _check_read_once(program: Program) -> None:
-    """A gradient is written by the one call that reads its tensor; more readers need a split, and none is an omission.
-    """
+    """A gradient is written by the one call that reads its tensor: more readers need a split, none is an omission."""
     readers = [0] * len(program.tensors)
     for call in program.calls:
         for tensor in call.inputs.values():
@@ -170,7 +168,7 @@ def _pack(blocks: dict[Key, _Block]) -> tuple[dict[Key, int], int]:
     starts: dict[Key, int] = {}
     for key, block in sorted(blocks.items(), key=lambda item: -item[1].size):
         size, at = -(-block.size // LINE) * LINE, 0
-        for start, stop, other in sorted(
+        for start, stop, _ in sorted(
             (entry for entry in placed if entry[2].first <= block.last and block.first <= entry[2].last),
             key=lambda entry: entry[0],
         ):

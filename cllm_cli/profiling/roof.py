@@ -1,5 +1,4 @@
-"""The machine's roof: how many floating-point operations a second all threads together can do, by our own micro-kernel.
-"""
+"""The machine's roof: the floating-point operations a second of all threads together, by our own micro-kernel."""
 
 from __future__ import annotations
 

@@ -37,8 +37,7 @@ FREE = frozenset(
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands. loss_sum and loss_count are of the steps since the last evaluation; seconds are of training.
-    """
+    """Where a run stands. loss_sum and loss_count are of the steps since the last evaluation, seconds of training."""
 
     step: int = 0
     position: int = 0

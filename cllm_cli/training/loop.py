@@ -45,8 +45,7 @@ class Loop:
         self.began = self.next_save = time.monotonic()
 
     def run(self) -> Iterator[Record]:
-        """The run's records, from start to end. Raises Interrupted after everything was saved, and whatever goes wrong.
-        """
+        """The run's records, from start to end. Raises Interrupted after everything was saved."""
         with contextlib.ExitStack() as stack:
             stack.callback(self.session.folder.unlock)
             self.metrics = Metrics(self.session.folder.metrics, self.progress.metrics_bytes)
@@ -247,7 +246,9 @@ class Loop:
 
     def _schedule(self) -> Schedule:
         settings = self.settings
-        assert settings.lr is not None and settings.min_lr is not None and settings.warmup is not None
+        assert settings.lr is not None
+        assert settings.min_lr is not None
+        assert settings.warmup is not None
         total = settings.schedule_steps or settings.steps or 10**9
         return Schedule(
             settings.schedule, settings.lr, settings.min_lr, settings.warmup, total, settings.decay_fraction

@@ -86,8 +86,7 @@ class Compiled(Record):
 
 @dataclass(frozen=True)
 class Step(Record):
-    """One optimizer step. grad_norm is the global norm before clipping; `seconds_left` an estimate, None while unknown.
-    """
+    """One optimizer step. grad_norm is the global norm before clipping, seconds_left an estimate (None: unknown)."""
 
     event: ClassVar[str] = "step"
     step: int

@@ -82,8 +82,7 @@ class RunFolder:
         return not found or (lock.exists() and found <= known)
 
     def lock(self) -> None:
-        """Makes the folder and holds it until `unlock`, or the process's end. Raises RunError where another holds it.
-        """
+        """Makes the folder and holds it until `unlock` or the process's end. Raises RunError where another holds it."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)

@@ -1,5 +1,4 @@
-"""A session: everything that a training run needs before its first step, made anew, resumed, or from another run's
-weights.
+"""A session: all that a training run needs before its first step, made anew, resumed, or from another's weights.
 
 Text is read and everything is checked before anything is written.
 """
@@ -101,8 +100,7 @@ def start(
 def resume(
     sources: Sequence[str | Path], out: Path, given: Mapping[str, Any], stdin: BinaryIO | None = None
 ) -> Session:
-    """The run in `out` from its last checkpoint. Raises RunError where there is none, ConfigError for other settings.
-    """
+    """The run in `out` from its last checkpoint. Raises RunError without one, ConfigError for other settings."""
     folder = RunFolder(out)
     stored = folder.read_settings()
     settings = resumed_settings(stored, given)

@@ -10,7 +10,10 @@ WATCHED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class StopSignals:
-    """While it is entered, `received` is the number of the signal that came, or 0."""
+    """While it is entered, `received` is the number of the signal that came, or 0.
+
+    A signal that whoever started the process has set to be ignored, as nohup does, stays ignored.
+    """
 
     def __init__(self) -> None:
         self.received = 0
@@ -18,7 +21,8 @@ class StopSignals:
 
     def __enter__(self) -> Self:
         for number in WATCHED:
-            self._before[number] = signal.signal(number, self._catch)
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._catch)
         return self
 
     def __exit__(

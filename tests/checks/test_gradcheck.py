@@ -1,4 +1,4 @@
-"""The gradient check can fail: it sees wrong factors, missing terms and wrong indices, and finds nothing in what is right."""
+"""The gradient check can fail: it sees wrong factors, missing terms and wrong indices, and passes what is right."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fixtures of the command line's tests: the command line itself, a small text, and a small run that was trained on it."""
+"""Fixtures of the command line's tests: the command line itself, a small text, and a run that was trained on it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Outcome:
         return self
 
     def assert_error(self, code, *words):
-        """One line `error: …` and one `hint: …`, which together name all of `words`, and not a trace of anything else."""
+        """One line `error: …` and one `hint: …`, which together name all of `words`, and nothing else."""
         assert self.code == code, self.err
         assert self.out == ""
         lines = self.err.splitlines()

@@ -65,7 +65,9 @@ def test_characters_of_several_bytes_count_as_their_bytes(evaluate, cllm, tiny, 
     cllm("train", "wide.txt", "-o", "wide", "--tokenizer", "char", *tiny).assert_done()
     alphabet = sorted(set(text))
     tokens = [alphabet.index(character) for character in text]
-    assert evaluate("wide", "wide.txt") == by_the_book(Path("wide"), tokens, lambda token: len(alphabet[token].encode()))
+    assert evaluate("wide", "wide.txt") == by_the_book(
+        Path("wide"), tokens, lambda token: len(alphabet[token].encode())
+    )
 
 
 def test_several_documents_each_end_with_the_end_of_text(evaluate, cllm, tiny, some_words):

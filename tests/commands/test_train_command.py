@@ -135,8 +135,9 @@ def test_a_run_folder_holds_what_the_contract_says(run):
 
 def test_a_preset_is_overruled_by_a_file_and_a_file_by_flags(cllm, text, tiny, stored, tmp_path):
     (tmp_path / "some.toml").write_text("n_layer = 2\nn_embd = 24\nbatch_size = 3\nsteps = 2\nlr = 2\n")
-    flags = "--preset nano --config some.toml --n_embd 16 --n-head 2 --block-size 8 --threads 1 --lr 0.5".split()
-    cllm("train", text, "-o", "out", *flags).assert_done()
+    files = ("--preset", "nano", "--config", "some.toml")
+    flags = ("--n_embd", 16, "--n-head", 2, "--block-size", 8, "--threads", 1, "--lr", 0.5)
+    cllm("train", text, "-o", "out", *files, *flags).assert_done()
     found = stored()
     assert (found["n_embd"], found["lr"]) == (16, 0.5)  # the flags'
     assert (found["n_layer"], found["batch_size"], found["steps"]) == (2, 3, 2)  # the file's
@@ -189,7 +190,10 @@ def test_every_name_of_the_run_folder(cllm, text, tiny, tmp_path, flag):
 
 
 def test_a_wider_vocabulary_is_rows_of_the_embedding(train, stored):
-    assert train("--json", "--vocab-size", 300).of("start")[0]["params"] > train("--json", "--force").of("start")[0]["params"]
+    assert (
+        train("--json", "--vocab-size", 300).of("start")[0]["params"]
+        > train("--json", "--force").of("start")[0]["params"]
+    )
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam-embed"])
@@ -286,6 +290,7 @@ def test_threads_change_no_bit(train, bits, tmp_path, threads):
     assert bits(tmp_path / "out") == expected
 
 
+@pytest.mark.slow
 def test_more_threads_than_cores_work(train, run_apart, text, tiny, bits, tmp_path):
     train()
     flags = [*tiny[: tiny.index("--threads")], *tiny[tiny.index("--threads") + 2 :], "--threads", 5]

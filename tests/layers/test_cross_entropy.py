@@ -91,6 +91,16 @@ def test_nan_survives_to_be_seen(dtype):
 
 
 @precisions
+def test_one_nan_among_the_logits_is_enough(dtype):
+    bench = bench_of(dtype)
+    bench.arrays["weight"][5, 1] = np.nan
+    bench.forward()
+    counted = bench.arrays["targets"] != IGNORED
+    assert np.isnan(bench.arrays["losses"][counted]).all()
+    assert not bench.arrays["losses"][~counted].any()
+
+
+@precisions
 def test_loss_at_zero_logits_is_log_of_the_vocabulary_and_the_first_is_the_hit(dtype):
     bench = bench_of(dtype, N=13)
     bench.arrays["x"].fill(0)

@@ -102,8 +102,8 @@ def test_float32_gradients_are_those_of_float64(name, sample):
 @every_precision
 @every_case
 def test_everything_that_should_be_written_is(name, sample, dtype):
-    # The bench poisons outputs, saved, scratch and gradients of inputs with NaN: one that is forgotten stays, and scratch
-    # that is read before it is written spreads.
+    # The bench poisons outputs, saved, scratch and gradients of inputs with NaN: one that is forgotten stays, and
+    # scratch that is read before it is written spreads.
     bench = ran(name, sample, dtype)
     for written, values in results(bench).items():
         assert np.isfinite(values).all(), written

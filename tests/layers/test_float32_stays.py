@@ -1,0 +1,104 @@
+"""No kernel computes in double on float32: read from the code that LLVM made of it, inner functions included."""
+
+from __future__ import annotations
+
+import re
+
+import numba
+import numpy as np
+import pytest
+from numba import prange
+
+from cllm_cli.checks.harness import Bench
+from cllm_cli.kernels.jit import FLAGS, JIT_OFF, inner
+from cllm_cli.layers import LAYERS
+from cllm_cli.layers.base import arguments
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(JIT_OFF, reason="nothing is compiled")]
+
+KERNELS = [
+    (name, which)
+    for name in LAYERS
+    for which in ("forward", "backward", "forward_backward", "cached")
+    if getattr(LAYERS.load(name), which)
+]
+
+# Where a double is no arithmetic: scalar arguments arrive as Python floats, and Numba's reshape compares a signed with
+# an unsigned size by way of double.
+HARMLESS = [
+    r"call double @PyFloat_AsDouble\(",
+    r"declare double @PyFloat_AsDouble\(",
+    r"[us]itofp (nneg )?i64 \S+ to double$",
+    r"fcmp .*\bune double ",
+]
+UNBOXED = re.compile(r"(\S+) = call double @PyFloat_AsDouble\(")
+
+
+def doubles(function, signature):
+    """The lines of a kernel's compiled code in which a double is computed with, for arguments of these types."""
+    kernel = numba.njit(parallel="prange" in function.__code__.co_names, **FLAGS)(function)
+    kernel.compile(signature)
+    lines = [line.strip() for line in kernel.inspect_llvm(kernel.signatures[0]).splitlines()]
+    given = {found[1] for line in lines if (found := UNBOXED.search(line))}
+    allowed = [re.compile(pattern) for pattern in HARMLESS]
+    allowed += [re.compile(rf"fptrunc double {re.escape(name)} to float$") for name in given]
+    found = [line for line in lines if re.search(r"\bdouble\b", line)]
+    return [line for line in found if not any(pattern.search(line) for pattern in allowed)]
+
+
+def types_of(layer, kernel):
+    known = Bench(layer, layer.samples[-1], np.float32).known()
+    return tuple(numba.typeof(known[name]) for name in arguments(kernel))
+
+
+@pytest.mark.parametrize(("name", "which"), KERNELS)
+def test_float32_stays_float32(name, which):
+    layer = LAYERS.load(name)
+    kernel = getattr(layer, which)
+    assert doubles(kernel.py_func, types_of(layer, kernel)) == []
+
+
+@inner
+def half_of(value):
+    return 0.1 * value
+
+
+def with_a_literal(out, x):  # of 0.5, which float32 holds exactly, LLVM itself makes a float
+    for i in range(x.shape[0]):
+        out[i] = 0.1 * x[i]
+
+
+def with_a_literal_in_a_parallel_loop(out, x):
+    for i in prange(x.shape[0]):
+        out[i] = x[i] + 0.1
+
+
+def with_a_literal_in_what_it_calls(out, x):
+    for i in range(x.shape[0]):
+        out[i] = half_of(x[i])
+
+
+def with_a_wide_accumulator(out, x):
+    total = 0.0
+    for i in range(x.shape[0]):
+        total += x[i]
+    out[0] = total
+
+
+def with_numpy_in_double(out, x):
+    out[0] = np.sqrt(x.shape[0]) * x[0]
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        with_a_literal,
+        with_a_literal_in_a_parallel_loop,
+        with_a_literal_in_what_it_calls,
+        with_a_wide_accumulator,
+        with_numpy_in_double,
+    ],
+)
+def test_a_kernel_that_computes_in_double_is_seen(function):
+    array = numba.typeof(np.ones(3, np.float32))
+    assert doubles(function, (array, array))
