@@ -72,7 +72,7 @@ Losses are means in nats a token. `ms` runs from one step's start to the next, e
     {{"event":"sample","step":…,"text":…}}
     {{"event":"checkpoint","step":…,"path":…}}
     {{"event":"notice","message":…}}
-    {{"event":"end","step":…,"val_loss":…,"best_val_loss":…,"seconds":…,"stopped":"steps|epochs|minutes|stop-after|interrupt"}}
+    {{"event":"end","step":…,"val_loss":…,"best_val_loss":…,"seconds":…,"stopped":"steps|epochs|minutes|stop-after|interrupt|error"}}
 
 ### A run folder
 

@@ -152,5 +152,8 @@ def derive(layer: Layer, sizes: dict[str, int]) -> None:
     for letter, rule in layer.derived.items():
         if letter in sizes:
             continue
-        needed = rule.__code__.co_varnames[: rule.__code__.co_argcount]
+        needed = arguments(rule)
+        missing = [name for name in needed if name not in sizes]
+        if missing:
+            raise ConfigError(f"layer {layer.name}: no size for {', '.join(missing)}")
         sizes[letter] = rule(*(sizes[name] for name in needed))

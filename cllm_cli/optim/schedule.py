@@ -48,9 +48,9 @@ class Schedule:
         shape: Callable[[Schedule, int], float] = SCHEDULES.load(self.name)
         return shape(self, step)
 
-    def progress(self, step: int, start: float) -> float:
-        """How far step is between `start` and the end, from 0 to 1."""
-        return min(1.0, max(0.0, (step - start) / max(1.0, self.total - start)))
+    def progress(self, step: int) -> float:
+        """How far step is between the warm-up and the end, from 0 to 1."""
+        return min(1.0, max(0.0, (step - self.warmup) / max(1, self.total - self.warmup)))
 
 
 def constant(schedule: Schedule, step: int) -> float:
@@ -58,11 +58,11 @@ def constant(schedule: Schedule, step: int) -> float:
 
 
 def linear(schedule: Schedule, step: int) -> float:
-    return schedule.peak + (schedule.least - schedule.peak) * schedule.progress(step, schedule.warmup)
+    return schedule.peak + (schedule.least - schedule.peak) * schedule.progress(step)
 
 
 def cosine(schedule: Schedule, step: int) -> float:
-    turn = math.cos(math.pi * schedule.progress(step, schedule.warmup))
+    turn = math.cos(math.pi * schedule.progress(step))
     return schedule.least + 0.5 * (schedule.peak - schedule.least) * (1 + turn)
 
 
@@ -70,4 +70,5 @@ def wsd(schedule: Schedule, step: int) -> float:
     start = schedule.total * (1 - schedule.decay)
     if schedule.decay == 0 or step < start:
         return schedule.peak
-    return schedule.peak + (schedule.least - schedule.peak) * schedule.progress(step, start)
+    fallen = min(1.0, (step - start) / (schedule.total - start))
+    return schedule.peak + (schedule.least - schedule.peak) * fallen

@@ -178,7 +178,7 @@ class Results(Consumer):
                 self._run = record.run
             case Evaluation() if record.best:
                 self._best_step = record.step
-            case End():
+            case End() if record.stopped != "error":
                 for label, text in self._lines(record):
                     write_line(self._stream, f"{label:<15}  {text}")
 

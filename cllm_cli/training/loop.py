@@ -6,12 +6,12 @@ import contextlib
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 
 import cllm_cli
 from cllm_cli.config import stated
-from cllm_cli.errors import Interrupted
+from cllm_cli.errors import Interrupted, RunError
 from cllm_cli.kernels.ahead import Call
 from cllm_cli.model.decode import Decoder, Sampling, generate
 from cllm_cli.model.program import EVALUATE
@@ -50,9 +50,19 @@ class Loop:
             stack.callback(self.session.folder.unlock)
             self.metrics = Metrics(self.session.folder.metrics, self.progress.metrics_bytes)
             stack.callback(self.metrics.close)
-            for record in self._run():
-                self.metrics.write(record)
-                yield record
+            try:
+                for record in self._run():
+                    self.metrics.write(record)
+                    yield record
+            except Interrupted:
+                raise
+            except Exception:
+                # Whoever reads the records waits for their end. A full disk may not take it.
+                end = self._end("error")
+                with contextlib.suppress(RunError):
+                    self.metrics.write(end)
+                yield end
+                raise
 
     def _run(self) -> Iterator[Record]:
         yield self._start()
@@ -126,13 +136,9 @@ class Loop:
             yield from self._save()
 
     def _evaluate(self) -> Iterator[Record]:
-        found = None
-        for found in score(self.evaluator, self.windows, self.tokenizer, self.settings.eval_batches):
-            if self.stop():
-                return
-            if not isinstance(found, Score):
-                yield found
-        assert isinstance(found, Score)
+        found = yield from self._score(self.settings.eval_batches)
+        if found is None:
+            return
         progress = self.progress
         best = math.isfinite(found.loss) and (progress.best_val_loss is None or found.loss < progress.best_val_loss)
         if best:
@@ -190,20 +196,50 @@ class Loop:
             yield Checkpointed(self.progress.step, str(path))
         self.next_save = time.monotonic() + SAVE_EVERY
 
+    def _score(self, batches: int | None = None) -> Generator[Record, None, Score | None]:
+        """Scores the validation text, or so many batches of it; None where the run was asked to stop."""
+        for found in score(self.evaluator, self.windows, self.tokenizer, batches):
+            if self.stop():
+                return None
+            if isinstance(found, Score):
+                return found
+            yield found
+        return None
+
     def _report(self) -> Iterator[Record]:
-        """Where the present weights were scored on a part of the validation text or not at all: on all of it."""
+        """Where the present weights were scored on a part of the validation text or not at all: on all of it.
+
+        At the end of the run the best weights are scored on all of it too, so that both losses mean the same.
+        """
         whole = len(self.windows)
         if self.progress.evaluated_step == self.progress.step and (self.settings.eval_batches or whole) >= whole:
             return
-        found = None
-        for found in score(self.evaluator, self.windows, self.tokenizer):
-            if self.stop():
+        found = yield from self._score()
+        if found is None:
+            return
+        best = False
+        if self.progress.step >= self._final() and self.progress.best_step is not None:
+            before = found if self.progress.best_step == self.progress.step else (yield from self._score_best())
+            if before is None:
                 return
-            if not isinstance(found, Score):
-                yield found
-        assert isinstance(found, Score)
+            best = found.loss <= before.loss
+            if best:
+                self.session.folder.write_model(self.session.model.arena, self.progress.step, found.loss)
+                self.progress = replace(self.progress, best_step=self.progress.step)
+            self.progress = replace(self.progress, best_val_loss=min(found.loss, before.loss))
         self.progress = replace(self.progress, val_loss=found.loss, bits_per_byte=found.bits_per_byte)
-        yield self._evaluation(found, None, False)
+        yield self._evaluation(found, None, best)
+
+    def _score_best(self) -> Generator[Record, None, Score | None]:
+        """Scores the best weights so far; the present ones wait in the memory of the gradients, which are zero."""
+        arena = self.session.model.arena
+        arena.gradients[:] = arena.values
+        try:
+            self.session.folder.read_weights(arena)
+            return (yield from self._score())
+        finally:
+            arena.values[:] = arena.gradients
+            arena.gradients.fill(0)
 
     def _start(self) -> Start:
         session = self.session

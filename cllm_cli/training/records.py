@@ -148,7 +148,7 @@ class Checkpointed(Record):
 
 @dataclass(frozen=True)
 class End(Record):
-    """The last record. `stopped`: steps, epochs, minutes, stop-after or interrupt."""
+    """The last record. `stopped`: steps, epochs, minutes, stop-after, interrupt or error."""
 
     event: ClassVar[str] = "end"
     step: int

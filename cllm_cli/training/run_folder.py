@@ -189,9 +189,13 @@ class RunFolder:
     def load_model(self, dtype: Any = np.float32) -> Model:
         """The run's best model."""
         model = Model(model_config(self.read_settings()), dtype)
-        with open_tensors(self.model) as tensors:
-            copy_tensors(tensors, model.arena.tensors(), self.model)
+        self.read_weights(model.arena)
         return model
+
+    def read_weights(self, arena: Arena) -> None:
+        """Fills an arena with the run's best weights."""
+        with open_tensors(self.model) as tensors:
+            copy_tensors(tensors, arena.tensors(), self.model)
 
     def _read_json(self, path: Path) -> dict[str, Any]:
         _check_size(path)

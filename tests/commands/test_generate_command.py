@@ -65,10 +65,7 @@ def test_temperature_0_takes_the_likeliest_whatever_the_seed(generate):
     assert generate(*flags) == generate("--tokens", 20, "--top-p", 0)
 
 
-TINIEST = pytest.param("1e-320", marks=pytest.mark.xfail(reason="scores overflow in draw", strict=True))
-
-
-@pytest.mark.parametrize("temperature", ["1e-300", TINIEST, "1e308", "inf"])
+@pytest.mark.parametrize("temperature", ["1e-300", "1e-320", "1e308", "inf"])
 def test_extreme_temperatures_draw_tokens_all_the_same(cllm, run, temperature):
     done = cllm("generate", run, "--tokens", 5, "--temperature", temperature).assert_done()
     assert done.err == ""

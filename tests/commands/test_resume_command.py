@@ -54,7 +54,7 @@ def test_stopped_before_any_evaluation_the_model_is_the_current_weights(train):
 
 
 def test_the_model_is_that_of_the_best_validation_loss(train, cllm):
-    flags = ("--lr", 0.3, "--min-lr", 0.3, "--warmup", 0, "--grad-clip", 0, "--eval-batches", 1000)
+    flags = ("--lr", 3, "--min-lr", 3, "--warmup", 0, "--grad-clip", 0, "--eval-batches", 1000)
     done = train(*LENGTH, "--json", *flags).assert_done()
     losses = [event["val_loss"] for event in done.of("eval")]
     assert min(losses) < losses[-1] == done.of("end")[0]["val_loss"]
@@ -62,10 +62,14 @@ def test_the_model_is_that_of_the_best_validation_loss(train, cllm):
     assert cllm("eval", "out", "--json").assert_done().events[0]["loss"] == pytest.approx(min(losses), rel=1e-6)
 
 
-@pytest.mark.xfail(reason="the last, whole evaluation of the best weights does not count as theirs", strict=True)
-def test_the_best_loss_is_not_above_the_last_one(train):
-    end = train(*LENGTH, "--json", "--eval-batches", 1).assert_done().of("end")[0]
-    assert end["best_val_loss"] <= end["val_loss"]
+@pytest.mark.parametrize("rate", [0.01, 3], ids=["the last is the best", "the last is not"])
+def test_at_the_end_both_losses_are_over_the_whole_text(train, cllm, rate):
+    flags = ("--lr", rate, "--min-lr", rate, "--warmup", 0, "--grad-clip", 0, "--eval-batches", 1)
+    end = train(*LENGTH, "--json", *flags).assert_done().of("end")[0]
+    assert (end["best_val_loss"] < end["val_loss"]) == (rate > 1)
+    assert cllm("eval", "out", "--json").assert_done().events[0]["loss"] == pytest.approx(
+        end["best_val_loss"], rel=1e-6
+    )
 
 
 def test_it_can_be_stopped_many_times_and_go_on_with_other_threads_and_intervals(train, whole, bits):

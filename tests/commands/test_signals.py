@@ -136,7 +136,6 @@ def test_a_kill_loses_what_came_after_the_last_checkpoint_and_no_more(train, cll
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="StopSignals replaces a handler that was set to ignore", strict=True)
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT])
 def test_a_signal_that_was_to_be_ignored_is_ignored(train, number):
     """nohup ignores SIGHUP for what it starts, and a script's shell SIGINT for what it puts into the background."""
@@ -190,7 +189,6 @@ def test_a_full_disk_is_named_and_the_checkpoint_before_it_goes_on(train, cllm, 
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="the loop ends without `end` on an error", strict=True)
 def test_end_is_the_last_line_whatever_ended_the_run(train):
     process = train("--save-every", 3)
     wait_for(process, "checkpoint", 6)

@@ -95,7 +95,7 @@ def test_where_no_folder_can_be_made_nothing_is_cached(tmp_path, monkeypatch):
 
 
 def test_the_users_cache_folder_is_the_default(tmp_path, monkeypatch):
-    monkeypatch.delenv("CLLM_CACHE_DIR")
+    monkeypatch.delenv("CLLM_CACHE_DIR", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert jit.cache_root.__wrapped__() == tmp_path / "cllm" / "kernels"
     monkeypatch.delenv("XDG_CACHE_HOME")

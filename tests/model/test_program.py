@@ -82,7 +82,7 @@ def test_what_does_not_fit_is_refused(call, message):
 def test_a_tensor_that_is_read_twice_needs_a_split():
     net, x = recorded()
     finish(net, net("add", x, net("gelu", x)))
-    with pytest.raises(ConfigError, match="out of embedding is read 2 times") as refused:
+    with pytest.raises(ConfigError, match="out of e is read 2 times") as refused:
         make_plan(net, REAL)
     assert "split" in refused.value.hint
     net, x = recorded()

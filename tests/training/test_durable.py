@@ -1,0 +1,118 @@
+"""The one writer: what it has written is whole, and nothing is replaced before the new file is on the disk."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from cllm_cli.errors import RunError
+from cllm_cli.training import durable
+from cllm_cli.training.durable import remove_temporaries, tensor_chunks, write_file, write_folder
+
+
+@pytest.fixture
+def journal(monkeypatch):
+    """What was flushed and renamed, in order."""
+    done = []
+    fsync, replace = os.fsync, Path.replace
+
+    def flushed(handle):
+        done.append(("fsync", Path(f"/proc/self/fd/{handle}").readlink().name))
+        fsync(handle)
+
+    def renamed(path, target):
+        done.append(("rename", path.name, Path(target).name))
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", flushed)
+    monkeypatch.setattr(Path, "replace", renamed)
+    return done
+
+
+def test_a_file_is_flushed_then_renamed_then_its_folder_flushed(tmp_path, journal):
+    facts = write_file(tmp_path / "file", [b"ab", memoryview(b"cd")])
+    temporary = f"{durable.TEMPORARY}{os.getpid()}-file"
+    assert journal == [("fsync", temporary), ("rename", temporary, "file"), ("fsync", tmp_path.name)]
+    assert (tmp_path / "file").read_bytes() == b"abcd"
+    assert facts == {"bytes": 4, "sha256": hashlib.sha256(b"abcd").hexdigest()}
+
+
+def test_a_folder_appears_when_all_of_it_is_on_the_disk(tmp_path, journal):
+    write_folder(tmp_path / "step-1", {"a": [b"1"], "b": [b"22"]}, {"step": 1})
+    temporary = f"{durable.TEMPORARY}{os.getpid()}-step-1"
+    names = [entry[1] for entry in journal]
+    assert names == ["a", "b", "manifest.json", temporary, temporary, tmp_path.name]
+    assert journal[-2] == ("rename", temporary, "step-1")
+    manifest = json.loads((tmp_path / "step-1" / "manifest.json").read_text("utf-8"))
+    assert manifest["step"] == 1
+    assert manifest["parts"]["b"] == {"bytes": 2, "sha256": hashlib.sha256(b"22").hexdigest()}
+
+
+def test_a_folder_that_is_there_is_replaced(tmp_path):
+    for content in (b"old", b"new"):
+        write_folder(tmp_path / "step-1", {"a": [content]}, {})
+    assert (tmp_path / "step-1" / "a").read_bytes() == b"new"
+    assert [item.name for item in tmp_path.iterdir()] == ["step-1"]
+
+
+@pytest.mark.parametrize("failing", ["write", "fsync", "rename"])
+def test_what_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, failing):
+    write_file(tmp_path / "file", [b"old"])
+    write_folder(tmp_path / "folder", {"a": [b"old"]}, {})
+
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def chunks():
+        yield b"new"
+        if failing == "write":
+            fail()
+
+    if failing == "fsync":
+        monkeypatch.setattr(os, "fsync", fail)
+    if failing == "rename":
+        monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(RunError, match="No space left on device"):
+        write_file(tmp_path / "file", chunks())
+    with pytest.raises(RunError, match="No space left on device"):
+        write_folder(tmp_path / "other", {"a": chunks()}, {})
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["file", "folder"]
+    assert (tmp_path / "file").read_bytes() == b"old"
+
+
+def test_tensors_are_a_safetensors_file(tmp_path):
+    rng = np.random.default_rng(0)
+    tensors = {
+        "matrix": rng.standard_normal((3, 5)).astype(np.float32),
+        "double": rng.standard_normal(7),
+        "ids": np.arange(300, dtype=np.uint16),
+        "none": np.zeros((0, 4), np.float32),
+    }
+    write_file(tmp_path / "file.safetensors", tensor_chunks(tensors, {"format": "pt"}))
+    found = load_file(tmp_path / "file.safetensors")
+    assert found.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert found[name].dtype == tensor.dtype
+        assert np.array_equal(found[name], tensor)
+
+
+def test_a_large_tensor_is_written_a_piece_at_a_time():
+    tensor = np.zeros(3 * durable.PIECE // 4, np.float32)
+    sizes = [len(chunk) for chunk in tensor_chunks({"large": tensor}, {})][1:]
+    assert sizes == [durable.PIECE] * 3
+
+
+def test_temporaries_of_the_dead_are_removed_and_nothing_else(tmp_path):
+    (tmp_path / f"{durable.TEMPORARY}1-file").write_bytes(b"")
+    (tmp_path / f"{durable.TEMPORARY}1-folder").mkdir()
+    (tmp_path / f"{durable.TEMPORARY}1-folder" / "a").write_bytes(b"")
+    (tmp_path / "tmp-file").write_bytes(b"")
+    remove_temporaries(tmp_path)
+    assert [item.name for item in tmp_path.iterdir()] == ["tmp-file"]

@@ -1,0 +1,111 @@
+"""Training as a library: records, an end at any of them, and one run after another."""
+
+from __future__ import annotations
+
+import itertools
+import signal
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from cllm_cli.errors import Interrupted, RunError
+from cllm_cli.training import checkpoint, loop
+
+
+def events(records):
+    return [record.event for record in records if record.event]
+
+
+def test_records_come_in_order(run):
+    found = events(run(eval_batches=100))
+    assert [event for event in found if event != "notice"] == [
+        *["start", "compile"],
+        *["step"] * 3 + ["eval", "checkpoint"],
+        *["step"] * 3 + ["eval", "checkpoint"],
+        "end",
+    ]
+
+
+def test_the_same_settings_give_the_same_numbers(run):
+    def losses(name, **more):
+        return [record.loss for record in run(name, **more) if record.event == "step"]
+
+    first = losses("one")
+    assert losses("two") == first
+    assert losses("three", seed=2) != first
+
+
+def test_a_run_can_be_left_at_any_record_and_gone_on_with(run, tmp_path):
+    whole = [record for record in run("whole") if record.event == "step"]
+    for stop in range(1, 12):
+        name = f"left-{stop}"
+        records = run(name)
+        for _ in range(stop):
+            next(records)
+        records.close()  # the lock is given back
+        rest = [record for record in run(name, resume=True) if record.event == "step"]
+        assert [record.loss for record in rest] == [record.loss for record in whole[-len(rest) :]]
+        left, right = (load_file(tmp_path / each / "model.safetensors") for each in ("whole", name))
+        assert all(np.array_equal(left[key], right[key]) for key in left)
+
+
+def test_a_run_that_is_under_way_is_locked(run):
+    records = run()
+    next(records)
+    with pytest.raises(RunError, match="another process is training"):
+        next(run(resume=True))
+    records.close()
+    assert events(run(resume=True))[-1] == "end"
+
+
+def test_two_runs_can_be_under_way_at_once(run):
+    alone = [record.loss for record in run("alone") if record.event == "step"]
+    pair = [run("one"), run("two", n_embd=32, threads=1)]
+    taken = [
+        record.loss
+        for records in itertools.zip_longest(*pair)
+        for record, source in zip(records, ("one", "two"), strict=True)
+        if source == "one" and record is not None and record.event == "step"
+    ]
+    assert taken == alone
+
+
+def test_a_stop_is_heeded_between_steps_and_saved(run, tmp_path):
+    seen = []
+    records = run(stop=lambda: signal.SIGTERM if len(seen) == 2 else 0)
+    with pytest.raises(Interrupted) as raised:  # noqa: PT012
+        for record in records:
+            if record.event == "step":
+                seen.append(record.step)
+            last = record
+    assert raised.value.exit_code == 128 + signal.SIGTERM
+    assert last.event == "end"
+    assert last.stopped == "interrupt"
+    assert [path.name for path in (tmp_path / "out" / "checkpoint").iterdir()] == ["step-00000002"]
+
+
+def test_the_first_checkpoint_comes_by_time(run, monkeypatch):
+    monkeypatch.setattr(loop, "FIRST_SAVE", 0.0)
+    monkeypatch.setattr(loop, "SAVE_EVERY", 1e9)
+    found = [record.step for record in run(save_every=6, eval_every=6) if record.event == "checkpoint"]
+    assert found == [1, 6]
+
+
+def test_two_checkpoints_are_kept(run, tmp_path):
+    list(run(save_every=1))
+    found = sorted(path.name for path in (tmp_path / "out" / "checkpoint").iterdir())
+    assert found == ["step-00000005", "step-00000006"]
+    assert len(found) == checkpoint.KEEP
+
+
+def test_evaluations_on_a_part_take_the_same_part_each_time(run):
+    """With a rate of nearly nothing the weights stay, and so must the loss."""
+    found = [
+        record.val_loss
+        for record in run(eval_every=1, eval_batches=2, lr=1e-12, min_lr=0, weight_decay=0)
+        if record.event == "eval"
+    ]
+    assert len(found) == 7  # six, and the whole split at the end
+    assert len({round(loss, 6) for loss in found[:-1]}) == 1
+    assert round(found[-1], 6) != round(found[0], 6)
