@@ -53,20 +53,35 @@ def test_stopped_before_any_evaluation_the_model_is_the_current_weights(train):
     assert all(np.array_equal(model[name], state[name]) for name in model)
 
 
-def test_the_model_is_that_of_the_best_validation_loss(train, cllm):
-    flags = ("--lr", 3, "--min-lr", 3, "--warmup", 0, "--grad-clip", 0, "--eval-batches", 1000)
-    done = train(*LENGTH, "--json", *flags).assert_done()
+@pytest.fixture
+def repeat(train):
+    """Trains on three letters over and over, and validates on the same, or on their contrary, which gets worse.
+
+    Three, since windows of eight then start with each of them.
+    """
+    Path("repeating.txt").write_text("abc" * 300, "utf-8")
+    Path("contrary.txt").write_text("cba" * 100, "utf-8")
+    rates = ("--lr", 0.01, "--min-lr", 0.01, "--warmup", 0)
+
+    def run(validation, *flags):
+        files = {"corpus": "repeating.txt", "stdin": b""}
+        return train(*LENGTH, "--json", "--tokenizer", "char", "--val", validation, *rates, *flags, **files)
+
+    return run
+
+
+def test_the_model_is_that_of_the_best_validation_loss(repeat, cllm):
+    done = repeat("contrary.txt", "--eval-batches", 1000).assert_done()
     losses = [event["val_loss"] for event in done.of("eval")]
     assert min(losses) < losses[-1] == done.of("end")[0]["val_loss"]
     assert done.of("end")[0]["best_val_loss"] == min(losses)
     assert cllm("eval", "out", "--json").assert_done().events[0]["loss"] == pytest.approx(min(losses), rel=1e-6)
 
 
-@pytest.mark.parametrize("rate", [0.01, 3], ids=["the last is the best", "the last is not"])
-def test_at_the_end_both_losses_are_over_the_whole_text(train, cllm, rate):
-    flags = ("--lr", rate, "--min-lr", rate, "--warmup", 0, "--grad-clip", 0, "--eval-batches", 1)
-    end = train(*LENGTH, "--json", *flags).assert_done().of("end")[0]
-    assert (end["best_val_loss"] < end["val_loss"]) == (rate > 1)
+@pytest.mark.parametrize("validation", ["repeating.txt", "contrary.txt"])
+def test_at_the_end_both_losses_are_over_the_whole_text(repeat, cllm, validation):
+    end = repeat(validation, "--eval-batches", 1).assert_done().of("end")[0]
+    assert (end["best_val_loss"] < end["val_loss"]) == (validation == "contrary.txt")
     assert cllm("eval", "out", "--json").assert_done().events[0]["loss"] == pytest.approx(
         end["best_val_loss"], rel=1e-6
     )
