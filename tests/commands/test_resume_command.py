@@ -65,7 +65,9 @@ def repeat(train):
 
     def run(validation, *flags):
         files = {"corpus": "repeating.txt", "stdin": b""}
-        return train(*LENGTH, "--json", "--tokenizer", "char", "--val", validation, *rates, *flags, **files)
+        return train(
+            *LENGTH, "--steps", 32, "--json", "--tokenizer", "char", "--val", validation, *rates, *flags, **files
+        )
 
     return run
 
