@@ -1,0 +1,74 @@
+"""A run that stopped and went on is the run that never stopped, whatever depends on the step or is drawn at random."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from cllm_cli.errors import ConfigError
+from cllm_cli.optim import OPTIMIZERS
+from cllm_cli.optim.schedule import SCHEDULES
+
+VARIED = {"dropout": 0.2, "grad_accum": 2, "steps": 80, "eval_every": 7, "save_every": 11, "nesterov": True}
+
+
+def state(folder):
+    """Weights and optimizer state of a run's last step, and its best weights."""
+    last = load_file(max((folder / "checkpoint").iterdir()) / "state.safetensors")
+    best = load_file(folder / "model.safetensors")
+    return last | {f"best.{name}": values for name, values in best.items()}
+
+
+def differing(one, other):
+    assert one.keys() == other.keys()
+    return [name for name, values in one.items() if not np.array_equal(values, other[name])]
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_eighty_steps_are_forty_and_forty(run, tmp_path, optimizer):
+    """On one thread, then on two, into a second epoch."""
+    steps = [
+        (record.step, record.loss, record.lr, record.grad_norm)
+        for record in run("whole", optimizer=optimizer, threads=1, **VARIED)
+        if record.event == "step"
+    ]
+    halves = [
+        *run("halves", optimizer=optimizer, threads=1, stop_after=40, **VARIED),
+        *run("halves", resume=True, threads=2, log_every=1),
+    ]
+    found = [(record.step, record.loss, record.lr, record.grad_norm) for record in halves if record.event == "step"]
+    assert found == steps
+    assert [step for step, *_ in found] == list(range(1, 81))
+    assert differing(state(tmp_path / "whole"), state(tmp_path / "halves")) == []
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_rates_go_on_where_they_were(run, schedule):
+    flags = {"schedule": schedule, "warmup": 5, "steps": 20}
+    whole = [record.lr for record in run("whole", **flags) if record.event == "step"]
+    for part in (run("halves", stop_after=8, **flags), run("halves", resume=True)):
+        rates = [record.lr for record in part if record.event == "step"]
+        assert rates == whole[: len(rates)]
+        whole = whole[len(rates) :]
+    assert whole == []
+
+
+@pytest.mark.parametrize("change", [{"seed": 2}, {"dropout": 0.5}, {"batch_size": 3}, {"lr": 1e-4}, {"n_layer": 2}])
+def test_what_would_change_model_data_or_batches_is_refused(run, tmp_path, change):
+    list(run(stop_after=3))
+    before = state(tmp_path / "out")
+    with pytest.raises(ConfigError, match=f"--{next(iter(change)).replace('_', '-')}"):
+        list(run(resume=True, **change))
+    assert differing(state(tmp_path / "out"), before) == []
+
+
+def test_weights_of_another_run_are_taken_and_its_run_is_left_alone(run, tmp_path):
+    list(run("first"))
+    best = load_file(tmp_path / "first" / "model.safetensors")
+    before = state(tmp_path / "first")
+    list(run("second", init_from=tmp_path / "first", steps=1, lr=1e-9, min_lr=0.0, weight_decay=0.0, seed=2))
+    taken = load_file(tmp_path / "second" / "model.safetensors")
+    for name, values in best.items():
+        np.testing.assert_allclose(taken[name], values, rtol=0, atol=1e-8, err_msg=name)
+    assert differing(state(tmp_path / "first"), before) == []
