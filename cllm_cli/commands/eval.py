@@ -35,12 +35,10 @@ def evaluate(
     """Score text: loss in nats, perplexity, bits per byte, accuracy."""
     from cllm_cli.commands.preparing import prepare
     from cllm_cli.errors import CorpusError
-    from cllm_cli.model.program import EVALUATE
     from cllm_cli.reporting.tables import show_evaluation
     from cllm_cli.reporting.terminal import is_plain, write_line
-    from cllm_cli.text.batches import Windows
     from cllm_cli.text.corpus import tokens_of
-    from cllm_cli.training.evaluate import Score, score
+    from cllm_cli.training.evaluate import Evaluator, Score
     from cllm_cli.training.records import json_line
     from cllm_cli.training.resolve import available_cores
     from cllm_cli.training.run_folder import RunFolder
@@ -59,12 +57,11 @@ def evaluate(
     if tokens.size < 2:
         raise CorpusError(f"the text has {tokens.size} tokens, a score needs 2", "give more text")
     model = folder.load_model()
-    batch = batch_size or settings.batch_size or 8
-    replay = model.replay(EVALUATE, batch, model.config.block_size)
-    prepare(replay.calls({"position": 0}), quiet or json)
+    evaluator = Evaluator(model, tokens, tokenizer, batch_size or settings.batch_size or 8)
+    prepare(evaluator.calls(), quiet or json)
     progress = not quiet and not json and not is_plain(sys.stderr)
     found: Any = None
-    for found in score(replay, Windows(tokens, model.config.block_size, batch), tokenizer):
+    for found in evaluator.score():
         if progress and not isinstance(found, Score):
             sys.stderr.write(f"\r{found.done} of {found.total} batches")
     if progress:

@@ -16,7 +16,8 @@ import numpy as np
 from numba import get_thread_id, prange
 
 from cllm_cli.kernels.jit import inner
-from cllm_cli.kernels.simd import MR, advance, columns, load, microkernel, panel_width, pointer, store, thread_count
+from cllm_cli.kernels.pointers import advance, load, pointer, store
+from cllm_cli.kernels.simd import MR, columns, microkernel, panel_width, thread_count
 
 KC = 384  # a panel of B, KC × NR, stays in the first-level cache
 MC = 20 * MR  # a block of A, MC × KC, stays in the second-level cache

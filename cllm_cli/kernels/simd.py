@@ -1,7 +1,6 @@
-"""What Numba has no words for: pointers into arrays, and the matrix multiplication's micro-kernel in vector FMA.
+"""What Numba has no words for: the matrix multiplication's micro-kernel in vector FMA, the bits of floats, the threads.
 
-A pointer is an address with an element type and nothing else, so one compiled function serves arrays of any rank and
-any leading dimension. Nothing here checks bounds. Each intrinsic has a plain twin; the twin of a pointer is a 1-D view.
+Each intrinsic has a plain twin that serves when the JIT is off.
 """
 
 from __future__ import annotations
@@ -43,76 +42,6 @@ def tile_for(features: frozenset[str]) -> Tile:
 
 TILE = tile_for(cpu_features())
 MR = TILE.rows
-
-
-def _plain_pointer(array: Any, offset: int) -> Any:
-    return array.reshape(-1)[offset:]
-
-
-@twin(_plain_pointer)
-@intrinsic
-def pointer(typingctx: Any, array: Any, offset: Any) -> Any:
-    """pointer(array, offset): the address of element `offset` of a C-contiguous array, in row-major order."""
-    if not (isinstance(array, types.Array) and array.layout == "C"):
-        return None
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        struct = context.make_array(signature.args[0])(context, builder, args[0])
-        return builder.gep(struct.data, [args[1]])
-
-    return types.CPointer(array.dtype)(array, types.intp), codegen
-
-
-def _plain_advance(place: Any, offset: int) -> Any:
-    return place[offset:]
-
-
-@twin(_plain_advance)
-@intrinsic
-def advance(typingctx: Any, place: Any, offset: Any) -> Any:
-    """advance(pointer, offset): the address `offset` elements on."""
-    if not isinstance(place, types.CPointer):
-        return None
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.gep(args[0], [args[1]])
-
-    return place(place, types.intp), codegen
-
-
-def _plain_load(place: Any, offset: int) -> Any:
-    return place[offset]
-
-
-@twin(_plain_load)
-@intrinsic
-def load(typingctx: Any, place: Any, offset: Any) -> Any:
-    """load(pointer, offset): the element there."""
-    if not isinstance(place, types.CPointer):
-        return None
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.load(builder.gep(args[0], [args[1]]))
-
-    return place.dtype(place, types.intp), codegen
-
-
-def _plain_store(place: Any, offset: int, value: Any) -> None:
-    place[offset] = value
-
-
-@twin(_plain_store)
-@intrinsic
-def store(typingctx: Any, place: Any, offset: Any, value: Any) -> Any:
-    """store(pointer, offset, value)"""
-    if not isinstance(place, types.CPointer):
-        return None
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        builder.store(args[2], builder.gep(args[0], [args[1]]))
-        return context.get_dummy_value()
-
-    return types.void(place, types.intp, place.dtype), codegen
 
 
 def _plain_width(place: Any) -> int:

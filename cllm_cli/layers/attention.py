@@ -20,8 +20,9 @@ from numba import get_thread_id, prange
 from cllm_cli.kernels.gemm import multiply_panels, pack_columns, pack_rows
 from cllm_cli.kernels.jit import inner, kernel
 from cllm_cli.kernels.math import exp, log
+from cllm_cli.kernels.pointers import advance, pointer
 from cllm_cli.kernels.reduce import row_max
-from cllm_cli.kernels.simd import MR, advance, columns, panel_width, pointer, thread_count
+from cllm_cli.kernels.simd import MR, columns, panel_width, thread_count
 from cllm_cli.layers.base import Layer
 
 STRIP = 48 // MR * MR  # queries in a strip: their packed rows and scores stay in the second-level cache

@@ -9,7 +9,8 @@ import numpy as np
 from numba import prange
 
 from cllm_cli.kernels.jit import kernel
-from cllm_cli.kernels.simd import MR, columns, microkernel, pointer
+from cllm_cli.kernels.pointers import pointer
+from cllm_cli.kernels.simd import MR, columns, microkernel
 
 DEPTH = 256  # k of the panels, which stay in the first-level cache
 ROUNDS = 400

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cllm_cli.model.workspace import Replay
+from cllm_cli.kernels.ahead import Call
+from cllm_cli.model.build import Model
+from cllm_cli.model.program import EVALUATE
 from cllm_cli.text.batches import Windows
-from cllm_cli.text.tokenizers.base import Tokenizer
+from cllm_cli.text.tokenizers.base import TokenArray, Tokenizer
 from cllm_cli.training.records import Evaluating
 
 
@@ -41,26 +43,40 @@ class Score:
         return self.hits / self.tokens
 
 
-def score(
-    replay: Replay, windows: Windows, tokenizer: Tokenizer, batches: int | None = None
-) -> Iterator[Evaluating | Score]:
-    """Scores windows with a program for evaluation; yields progress, and the Score last.
+class Evaluator:
+    """A model's program for evaluation over a text, B windows at a time."""
 
-    With fewer `batches` than there are, they are spread evenly over the text, the same ones each time.
-    """
-    total = len(windows)
-    count = min(total, batches or total)
-    tokens = size = hits = 0
-    nats = 0.0
-    for number in range(count):
-        x, y = windows[number * total // count]
-        replay.given["tokens"][:] = x.reshape(-1)
-        replay.given["targets"][:] = y.reshape(-1)
-        replay.forward(position=0)
-        scored = y[y >= 0]
-        tokens += scored.size
-        size += int(tokenizer.token_bytes[scored].sum(dtype=np.int64))
-        nats += float(replay.results["losses"].sum(dtype=np.float64))
-        hits += int(replay.results["hits"].sum(dtype=np.float64))
-        yield Evaluating(number + 1, count)
-    yield Score(tokens, size, nats, hits)
+    def __init__(self, model: Model, tokens: TokenArray, tokenizer: Tokenizer, batch: int) -> None:
+        self.replay = model.replay(EVALUATE, batch, model.config.block_size)
+        self.windows = Windows(tokens, model.config.block_size, batch)
+        self.tokenizer = tokenizer
+
+    def __len__(self) -> int:
+        """Batches in the whole text."""
+        return len(self.windows)
+
+    def calls(self) -> list[Call]:
+        """Every kernel of an evaluation, with arguments of the right types."""
+        return self.replay.calls({"position": 0})
+
+    def score(self, batches: int | None = None) -> Iterator[Evaluating | Score]:
+        """Scores the text with the model's present weights; yields progress, and the Score last.
+
+        With fewer `batches` than there are, they are spread evenly over the text, the same ones each time.
+        """
+        total = len(self)
+        count = min(total, batches or total)
+        tokens = size = hits = 0
+        nats = 0.0
+        for number in range(count):
+            x, y = self.windows[number * total // count]
+            self.replay.given["tokens"][:] = x.reshape(-1)
+            self.replay.given["targets"][:] = y.reshape(-1)
+            self.replay.forward(position=0)
+            scored = y[y >= 0]
+            tokens += scored.size
+            size += int(self.tokenizer.token_bytes[scored].sum(dtype=np.int64))
+            nats += float(self.replay.results["losses"].sum(dtype=np.float64))
+            hits += int(self.replay.results["hits"].sum(dtype=np.float64))
+            yield Evaluating(number + 1, count)
+        yield Score(tokens, size, nats, hits)

@@ -14,13 +14,10 @@ from cllm_cli.config import stated
 from cllm_cli.errors import Interrupted, RunError
 from cllm_cli.kernels.ahead import Call
 from cllm_cli.model.decode import Decoder, Sampling, generate
-from cllm_cli.model.program import EVALUATE
 from cllm_cli.optim.schedule import Schedule
-from cllm_cli.text.batches import Windows
-from cllm_cli.text.tokenizers.base import Tokenizer
 from cllm_cli.training import checkpoint
 from cllm_cli.training.compiling import compile_kernels
-from cllm_cli.training.evaluate import Score, score
+from cllm_cli.training.evaluate import Evaluator, Score
 from cllm_cli.training.metrics import Metrics
 from cllm_cli.training.records import Checkpointed, End, Evaluation, Notice, Pulse, Record, Sample, Start, Step
 from cllm_cli.training.resolve import EVALUATION_SHARE
@@ -39,8 +36,8 @@ class Loop:
         self.session, self.stop = session, stop
         self.progress = session.progress
         self.settings = session.settings
-        self.evaluator = session.model.replay(EVALUATE, session.stepper.batch, session.model.config.block_size)
-        self.windows = Windows(session.corpus.val, session.model.config.block_size, session.stepper.batch)
+        corpus = session.corpus
+        self.evaluator = Evaluator(session.model, corpus.val, corpus.tokenizer, session.stepper.batch)
         self.saved_step = self.first_step = self.progress.step
         self.began = self.next_save = time.monotonic()
 
@@ -106,6 +103,7 @@ class Loop:
             if logged or now - shown >= PULSE:
                 kind = Step if logged else Pulse
                 seconds = (now - shown) / (step - counted)
+                left = (self._last() - step) * (now - self.began) / (step - first)
                 yield kind(
                     step=step,
                     loss=outcome.loss,
@@ -115,9 +113,7 @@ class Loop:
                     ms=1e3 * seconds,
                     epoch=self.session.stepper.sampler.epoch,
                     steps=self.settings.steps or 0,
-                    seconds_left=(self._last() - step) * (now - self.began) / (step - first)
-                    if self.settings.steps
-                    else None,
+                    seconds_left=left if self.settings.steps else None,
                 )
                 shown, counted = now, step
 
@@ -169,7 +165,7 @@ class Loop:
         )
 
     def _sample(self) -> Sample:
-        tokenizer, step = self.tokenizer, self.progress.step
+        tokenizer, step = self.session.corpus.tokenizer, self.progress.step
         drawn = generate(
             self.session.model,
             [tokenizer.first_token()],
@@ -198,7 +194,7 @@ class Loop:
 
     def _score(self, batches: int | None = None) -> Generator[Record, None, Score | None]:
         """Scores the validation text, or so many batches of it; None where the run was asked to stop."""
-        for found in score(self.evaluator, self.windows, self.tokenizer, batches):
+        for found in self.evaluator.score(batches):
             if self.stop():
                 return None
             if isinstance(found, Score):
@@ -211,7 +207,7 @@ class Loop:
 
         At the end of the run the best weights are scored on all of it too, so that both losses mean the same.
         """
-        whole = len(self.windows)
+        whole = len(self.evaluator)
         if self.progress.evaluated_step == self.progress.step and (self.settings.eval_batches or whole) >= whole:
             return
         found = yield from self._score()
@@ -270,7 +266,7 @@ class Loop:
     def _calls(self) -> list[Call]:
         """Every kernel that the run will call, with arguments of the right types."""
         sampled = Decoder(self.session.model).calls() if self.settings.sample_every else []
-        return [*self.session.stepper.calls(), *self.evaluator.calls({"position": 0}), *sampled]
+        return [*self.session.stepper.calls(), *self.evaluator.calls(), *sampled]
 
     def _fix_steps(self, seconds: float, now: float) -> None:
         """Turns --minutes into a number of steps, which is stored: the schedule needs an end."""
@@ -303,7 +299,3 @@ class Loop:
 
     def _seconds(self) -> float:
         return self.session.progress.seconds + time.monotonic() - self.began
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        return self.session.corpus.tokenizer

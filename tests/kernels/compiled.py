@@ -12,26 +12,20 @@ from types import FunctionType
 import numba
 import numpy as np
 
-from cllm_cli.kernels import gemm, math, simd
+from cllm_cli.kernels import gemm, math, pointers, simd
 from cllm_cli.kernels.jit import FLAGS, KernelCacheLocator, cache_root, source_key
-from cllm_cli.kernels.simd import (
-    advance,
-    load,
-    microkernel,
-    panel_width,
-    pointer,
-    scale,
-    split_exponent,
-    store,
-    thread_count,
-)
+from cllm_cli.kernels.pointers import advance, load, pointer, store
+from cllm_cli.kernels.simd import microkernel, panel_width, scale, split_exponent, thread_count
 
 
 class Locator(KernelCacheLocator):
     """Numba finds this class by its name, `compiled.Locator`."""
 
     def __init__(self, path, function, root):
-        keys = [Path(__file__).read_bytes(), *(source_key(Path(each.__file__)).encode() for each in (gemm, math, simd))]
+        keys = [
+            Path(__file__).read_bytes(),
+            *(source_key(Path(each.__file__)).encode() for each in (gemm, math, pointers, simd)),
+        ]
         self._py_file, self._line = str(path), function.__code__.co_firstlineno
         self._folder = root / f"tests-{hashlib.sha256(b''.join(keys)).hexdigest()[:24]}"
 

@@ -7,7 +7,7 @@ import pytest
 import tolerances
 from compiled import by_pointer, parts, plain, scaled, threads, tile
 
-from cllm_cli.kernels import simd
+from cllm_cli.kernels import pointers, simd
 from cllm_cli.kernels.jit import JIT_OFF
 from cllm_cli.kernels.simd import MR, ROUND, TILES, columns, tile_for
 
@@ -16,7 +16,7 @@ precisions = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 
 
 def test_every_intrinsic_has_a_twin():
-    intrinsics = [value for value in vars(simd).values() if type(value).__name__ == "_Intrinsic"]
+    intrinsics = [value for value in (vars(pointers) | vars(simd)).values() if type(value).__name__ == "_Intrinsic"]
     assert len(intrinsics) == 9
     assert all(callable(value.plain) for value in intrinsics)
 
