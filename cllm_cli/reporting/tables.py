@@ -52,7 +52,7 @@ def show_evaluation(row: Row, stream: TextIO) -> None:
 GRADCHECK = (
     Column("layer", 14, left=True),
     Column("sizes", 22, rank=2, left=True),
-    Column("tensor", 8, left=True),
+    Column("tensor", 23, left=True),
     Column("dtype", 7, rank=4, left=True),
     Column("error", 8, rank=1),
     Column("tolerance", 9, rank=3),
@@ -77,7 +77,7 @@ def show_gradcheck(rows: Iterable[Row], stream: TextIO) -> None:
                 (
                     one_line(str(row["layer"])),
                     one_line(" ".join(f"{letter}={extent}" for letter, extent in sizes.items())),
-                    one_line(str(row["tensor"])),
+                    one_line(str(row["tensor"]).removeprefix("transformer.")),
                     one_line(str(row["dtype"])),
                     scientific(row["error"]),
                     scientific(row["tolerance"]),
