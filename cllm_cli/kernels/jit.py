@@ -32,7 +32,7 @@ FLAGS: dict[str, Any] = {"fastmath": FASTMATH, "error_model": "numpy", "nogil": 
 
 # A thread that waits for the others must not spin for long: beside any other busy process it would hold the very core
 # that they wait for, and a step would take ten times as long. OpenMP reads this when Numba starts its threads.
-os.environ.setdefault("GOMP_SPINCOUNT", "200")
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 PACKAGE = Path(__file__).parent.parent
 JIT_OFF = bool(numba.config.DISABLE_JIT)
