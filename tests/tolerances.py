@@ -39,3 +39,40 @@ RIGHT_GRADIENT = 1e-9
 # A whole model of two blocks against the oracle: some ten layers one after another, each as above, and softmax and
 # LayerNorm that amplify what comes before. Measured 3e-14 and 1.2e-5.
 MODEL64, MODEL32 = 1e-10, 1e-4
+
+# Against PyTorch in float64, whatever the precision of ours. Measured in float64: 2e-14 for logits, losses and
+# gradients; 4e-11 for the weights after twenty steps of adamw, where it divides the rounding noise of the key biases'
+# gradient, which is zero, by eps = 1e-8; 2e-15 for all other weights.
+PARITY64 = 1e-9
+
+# The oracle against PyTorch, both in float64: sums of some hundred terms, in another order. Measured 1e-14.
+ORACLE = 1e-12
+
+# Learning rates: a few operations in double precision; the sums of torch's schedulers go from step to step.
+RATE = 1e-13
+
+
+def parity32(longest: int, n_layer: int) -> float:
+    """Of float32 logits, losses and gradients of a GPT-2 whose longest sum has so many terms.
+
+    Ten layers a block and four around them, forward and then backward, each as in `rounding`; errors that know nothing
+    of each other add up as their squares. Measured: mostly a tenth of it, a quarter in a model of three
+    channels; as much for PyTorch's own float32.
+    """
+    return ROUNDINGS * math.sqrt(2 * (10 * n_layer + 4) * longest) * UNIT["float32"]
+
+
+def steps32(longest: int, n_layer: int, steps: int) -> float:
+    """Of float32 weights after some steps: each moves them by less than themselves, with the error of its gradient.
+
+    Measured: a fiftieth of it; most of it is the rounding of the weights themselves.
+    """
+    return math.sqrt(steps) * parity32(longest, n_layer)
+
+
+# Times PyTorch's own float32 error of a model: two roundings of the same thing, by luck one larger or the other.
+# Measured 2.
+AS_GOOD = 4.0
+
+# Logits of a run folder in transformers and here, both float32, absolutely: what the command line promises.
+TRANSFORMERS = 1e-4

@@ -1,0 +1,95 @@
+"""The package's side: logits, losses and gradients of a batch; weights, losses, rates and norms of twenty steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from cllm_cli.model.build import Model
+from cllm_cli.model.program import GENERATE, TRAIN
+from cllm_cli.optim import OPTIMIZERS as REGISTRY
+from cllm_cli.optim.base import Updater
+from cllm_cli.optim.schedule import Schedule
+from cllm_cli.training.step import Stepper
+from parity.cases import CLIP, LEAST, OPTIMIZERS, SCHEDULE, Case, Tensors, settings_of
+
+KEY = np.uint64(2**63 + 9)
+"""The dropout key of a step."""
+
+Batch = tuple[np.ndarray, np.ndarray]
+
+
+def model_of(case: Case, weights: Tensors, dtype: Any) -> Model:
+    """A model with these weights."""
+    model = Model(case.config, dtype)
+    model.arena.make_gradients()
+    assert weights.keys() == model.arena.parameters.keys()
+    for name, value in weights.items():
+        model.arena.parameter(name)[...] = value
+    return model
+
+
+def measure(case: Case, weights: Tensors, batch: Batch, dtype: Any) -> Tensors:
+    """Logits without dropout as below, losses (B, T) in nats, the mean loss, and every gradient, by name."""
+    tokens, targets = batch
+    model = model_of(case, weights, dtype)
+    size = case.batch // case.parts
+    replay = model.replay(TRAIN, size, case.time)
+    scale = model.dtype.type(1 / np.count_nonzero(targets >= 0))
+    losses = []
+    for part in range(case.parts):
+        rows = slice(part * size, (part + 1) * size)
+        replay.given["tokens"][:] = tokens[rows].ravel()
+        replay.given["targets"][:] = targets[rows].ravel()
+        step = {"position": 0, "scale": scale, "key": KEY, "first_row": part * size * case.time}
+        replay.forward(**step)
+        replay.backward(**step)
+        losses.append(replay.results["losses"].reshape(size, case.time).copy())
+    found = {"losses": np.concatenate(losses)}
+    found["loss"] = np.array(found["losses"].sum(dtype=np.float64) / np.count_nonzero(targets >= 0))
+    found |= {f"gradient of {name}": model.arena.gradient(name).copy() for name in weights}
+    return logits(model, tokens) | found
+
+
+def logits(model: Model, tokens: np.ndarray) -> Tensors:
+    """tokens (B, T) → logits (B, T, V), token by token from the cache, and the last (B, V) from the window at once."""
+    batch, time = tokens.shape
+    one, whole = model.replay(GENERATE, batch, 1), model.replay(GENERATE, batch, time)
+    found = []
+    for position in range(time):
+        one.given["tokens"][:] = tokens[:, position]
+        one.forward(position=position)
+        found.append(one.results["out"].copy())
+    whole.given["tokens"][:] = tokens.ravel()
+    whole.forward(position=0)
+    return {"logits": np.stack(found, axis=1), "last logits": whole.results["out"].copy()}
+
+
+class Given:
+    """A sampler that gives the batches that it was given, in order."""
+
+    def __init__(self, batches: Sequence[Batch]) -> None:
+        self._batches = iter(batches)
+
+    def next_batch(self, x_out: np.ndarray, y_out: np.ndarray) -> None:
+        x_out[:], y_out[:] = next(self._batches)
+
+
+def train(
+    case: Case, weights: Tensors, batches: Sequence[Batch], optimizer: str, schedule: str, dtype: Any, **changed: Any
+) -> Tensors:
+    """The training step itself on each batch: the weights at the end, and each step's loss, rate and gradient norm."""
+    model = model_of(case, weights, dtype)
+    settings = settings_of(optimizer) | changed
+    updater = Updater(REGISTRY.load(OPTIMIZERS[optimizer][0]), model.arena, settings)
+    stepper = Stepper(model, updater, Given(batches), case.batch // case.parts, case.parts, CLIP, seed=0)
+    rates = Schedule(schedule, settings["lr"], LEAST * settings["lr"], **SCHEDULE)
+    steps = [stepper.run(step, rates) for step in range(len(batches))]
+    told = {
+        "loss of every step": np.array([step.loss for step in steps]),
+        "rate of every step": np.array([step.rate for step in steps]),
+        "norm of every step": np.array([step.norm for step in steps]),
+    }
+    return told | {name: model.arena.parameter(name).copy() for name in weights}
