@@ -1,6 +1,6 @@
 """The oracle's layers against facts that need neither the package nor another framework, each test named after its law.
 
-`against_torch.py`, beside this file, compares the oracle with PyTorch and transformers; it is run by hand.
+`parity/test_oracle_against_torch.py` compares the oracle with PyTorch and transformers, where they are installed.
 """
 
 from __future__ import annotations

@@ -1,32 +1,51 @@
-"""The oracle against PyTorch's autograd and transformers' GPT-2, in float64. Run by hand: no test needs either of them.
-
-    pip install torch transformers
-    python tests/reference/against_torch.py
-
-Prints the largest error of each comparison, relative to the largest value compared; exit code 1 if one is too large.
-"""
+"""The oracle of the tests against PyTorch and transformers in float64: layers, the whole GPT-2, update rules."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
-import torch
-import transformers
-from torch.nn import functional
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
+import pytest
+import tolerances
 from reference import ORACLES, gpt2
 from reference.optimizers import adamw, clip, sgd
 
-TOLERANCE = 1e-12  # float64 sums of some hundred terms, in another order
-SIZES = {"n_layer": 3, "n_embd": 24, "n_hidden": 40, "vocab_size": 31, "block_size": 12}
-HEADS = 4
+torch = pytest.importorskip("torch", reason="needs PyTorch: pip install -e '.[parity]'")
+pytest.importorskip("transformers", reason="needs transformers: pip install -e '.[parity]'")
+
+from torch.nn import functional  # noqa: E402
+
+from parity import cases, compare, torch_gpt2  # noqa: E402
 
 Comparison = tuple[str, np.ndarray, torch.Tensor]
+
+
+def assert_same(comparisons: Iterator[Comparison]) -> None:
+    """Each of them to the last places."""
+    found, wanted = {}, {}
+    for name, ours, theirs in comparisons:
+        found[name], wanted[name] = ours, theirs.detach().numpy()
+    compare.assert_same(found, wanted, tolerances.ORACLE)
+
+
+def test_layers_are_pytorchs():
+    assert_same(compare_layers(np.random.default_rng(20)))
+
+
+@pytest.mark.parametrize("name", [name for name, case in cases.CASES.items() if not case.dropout])
+def test_the_model_is_that_of_transformers(name):
+    case = cases.CASES[name]
+    weights, (tokens, targets) = cases.weights_of(case), cases.batch_of(case)
+    loss, gradients = gpt2.loss_and_gradients(weights, tokens, targets, n_head=case.n_head)
+    logits = gpt2.logits(weights, tokens, n_head=case.n_head)
+    found = {"logits": logits, "last logits": logits[:, -1], "loss": np.array(loss)}
+    found["losses"] = gpt2.losses(weights, tokens, targets, n_head=case.n_head)
+    found |= {f"gradient of {key}": gradient for key, gradient in gradients.items()}
+    compare.assert_same(found, torch_gpt2.measure(case, weights, (tokens, targets)), tolerances.ORACLE)
+
+
+def test_update_rules_are_those_of_torch():
+    assert_same(compare_optimizers(np.random.default_rng(20)))
 
 
 def compare_layers(rng: np.random.Generator) -> Iterator[Comparison]:
@@ -48,46 +67,6 @@ def compare_layers(rng: np.random.Generator) -> Iterator[Comparison]:
     logits = torch.tensor(x @ table.T)
     theirs = functional.cross_entropy(logits, torch.tensor(targets), ignore_index=-1, reduction="none")
     yield "cross_entropy", ORACLES["cross_entropy"](x=x, weight=table, targets=targets)["losses"], theirs
-
-
-def compare_model(rng: np.random.Generator) -> Iterator[Comparison]:
-    """Logits, loss and every gradient of transformers' own model with the same parameters."""
-    params = gpt2.random_parameters(rng, **SIZES)
-    tokens = rng.integers(SIZES["vocab_size"], size=(3, 10))
-    targets = rng.integers(SIZES["vocab_size"], size=(3, 10))
-    targets[0, :4] = -1
-
-    config = transformers.GPT2Config(
-        vocab_size=SIZES["vocab_size"],
-        n_positions=SIZES["block_size"],
-        n_embd=SIZES["n_embd"],
-        n_layer=SIZES["n_layer"],
-        n_head=HEADS,
-        n_inner=SIZES["n_hidden"],
-        layer_norm_epsilon=gpt2.EPS,
-        activation_function="gelu_new",
-        resid_pdrop=0.0,
-        embd_pdrop=0.0,
-        attn_pdrop=0.0,
-        attn_implementation="eager",
-        bos_token_id=None,
-        eos_token_id=None,
-    )
-    model = transformers.GPT2LMHeadModel(config).double()
-    model.load_state_dict({name: torch.tensor(value) for name, value in params.items()}, strict=False)
-    model.tie_weights()
-    logits = model(torch.tensor(tokens)).logits
-    loss = functional.cross_entropy(logits.flatten(0, 1), torch.tensor(targets).flatten(), ignore_index=-1)
-    loss.backward()
-
-    our_loss, grads = gpt2.loss_and_gradients(params, tokens, targets, n_head=HEADS)
-    yield "gpt2 logits", gpt2.logits(params, tokens, n_head=HEADS), logits
-    yield "gpt2 loss", np.array(our_loss), loss
-    theirs = dict(model.named_parameters())
-    if grads.keys() != theirs.keys():
-        raise SystemExit(f"parameters differ: {grads.keys() ^ theirs.keys()}")
-    for name, gradient in grads.items():
-        yield f"gradient of {name}", gradient, theirs[name].grad
 
 
 def compare_optimizers(rng: np.random.Generator) -> Iterator[Comparison]:
@@ -130,22 +109,3 @@ def groups_of(tensors: dict[str, torch.Tensor], weight_decay: float) -> list[dic
         {"params": [tensors["matrix"]], "weight_decay": weight_decay},
         {"params": [tensors["vector"]], "weight_decay": 0.0},
     ]
-
-
-def main() -> int:
-    rng = np.random.default_rng(20)
-    worst = 0.0
-    for compare in (compare_layers, compare_model, compare_optimizers):
-        for name, ours, theirs in compare(rng):
-            expected = theirs.detach().numpy()
-            if ours.shape != expected.shape:
-                raise SystemExit(f"{name}: shape {ours.shape}, not {expected.shape}")
-            error = float(np.abs(ours - expected).max() / np.abs(expected).max())
-            worst = max(worst, error)
-            sys.stdout.write(f"{error:9.1e}  {name}\n")
-    sys.stdout.write(f"{worst:9.1e}  worst; {'agrees' if worst <= TOLERANCE else 'too large'}\n")
-    return 0 if worst <= TOLERANCE else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())
