@@ -17,7 +17,6 @@ import json
 import os
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
@@ -27,19 +26,9 @@ from typing import Any
 
 from machine import cores, describe, versions
 from shapes import SHAPES
+from streams import Result, emit, tell
 
-VAL_FRACTION = 0.1
-Result = dict[str, Any]
-
-
-def emit(record: Result) -> None:
-    sys.stdout.write(json.dumps(record) + "\n")
-    sys.stdout.flush()
-
-
-def tell(line: str) -> None:
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()
+VAL_FRACTION, WARMUP = 0.1, 100
 
 
 def train_torch(corpus: Path, seed: int, options: argparse.Namespace) -> Result:
@@ -51,11 +40,11 @@ def train_torch(corpus: Path, seed: int, options: argparse.Namespace) -> Result:
     text = corpus.read_bytes().decode("utf-8")
     ids = {character: index for index, character in enumerate(sorted(set(text)))}
     tokens = torch.tensor([ids[character] for character in text])
-    split = int(len(tokens) * (1.0 - VAL_FRACTION))
+    split = round(len(tokens) * (1.0 - VAL_FRACTION))
     train, val = tokens[:split], tokens[split:]
 
     shape = replace(SHAPES["S"], vocab_size=len(ids))
-    recipe = Recipe() if options.steps is None else Recipe(steps=options.steps)
+    recipe = Recipe(steps=options.steps or 2000, warmup=WARMUP)
     trainer = Trainer(shape, recipe, seed)
     draw = torch.Generator().manual_seed(seed)  # of its own, so that the windows do not depend on how weights are drawn
     window = torch.arange(shape.block_size + 1)
@@ -90,7 +79,7 @@ def train_cllm(corpus: Path, seed: int, options: argparse.Namespace) -> Result:
         command = [options.cllm, "train", str(corpus), "--tokenizer", "char", "--preset", "nano", "--seed", str(seed)]
         command += ["--json", "--quiet", "--threads", str(options.threads), "--out", str(Path(folder, "run"))]
         if options.steps is not None:
-            command += ["--steps", str(options.steps)]
+            command += ["--steps", str(options.steps), "--warmup", str(WARMUP)]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, encoding="utf-8", check=False)
     lines = done.stdout.splitlines()
     end = json.loads(lines[-1]) if done.returncode == 0 and lines else {}

@@ -19,23 +19,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from machine import cores, describe
 from shapes import SHAPES, Shape
+from streams import Result, emit, tell
 
 PAUSE = 0.3  # seconds between turns: threads that the last side left spinning come to rest
-Result = dict[str, Any]
-
-
-def emit(record: Result) -> None:
-    sys.stdout.write(json.dumps(record) + "\n")
-    sys.stdout.flush()
-
-
-def tell(line: str) -> None:
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()
 
 
 class Side:

@@ -177,14 +177,14 @@ def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
     """
     merged: dict[str, Any] = {}
     for layer in layers:
-        stated = {_known(name): value for name, value in layer.items() if value is not None}
+        stated = {known_setting(name): value for name, value in layer.items() if value is not None}
         if any(name in stated for name in LENGTHS):
             merged = {name: value for name, value in merged.items() if name not in LENGTHS}
         merged.update(stated)
     return merged
 
 
-def _known(name: str) -> str:
+def known_setting(name: str) -> str:
     """The setting that a name means. Raises ConfigError, naming the nearest, where it means none."""
     known = {item.name: item.name for item in fields(Settings)}
     known |= {alias.replace("-", "_"): setting for alias, setting in ALIASES.items()}

@@ -9,12 +9,14 @@ from typing import Any
 
 def prepare(calls: Iterable[tuple[Any, tuple[Any, ...]]], quiet: bool = False) -> None:
     """Compiles or loads the kernels of `calls`; on a terminal says which, while it takes long enough to be noticed."""
-    from cllm_cli.reporting.terminal import is_plain
+    from cllm_cli.reporting.terminal import is_plain, write_line
     from cllm_cli.training.compiling import compile_kernels
-    from cllm_cli.training.records import Compiling
+    from cllm_cli.training.records import Compiling, Notice
 
     live, shown = not quiet and not is_plain(sys.stderr), False
     for record in compile_kernels(calls):
+        if isinstance(record, Notice):
+            write_line(sys.stderr, f"note: {record.message}")
         if live and isinstance(record, Compiling) and not record.loading:
             sys.stderr.write(f"\r\x1b[Kcompiling kernels, once: {record.kernel}, {record.done} of {record.total}")
             sys.stderr.flush()

@@ -47,6 +47,7 @@ def profile(
 
     from cllm_cli.commands.preparing import prepare
     from cllm_cli.profiling.layers import profile_steps
+    from cllm_cli.profiling.roof import machine_gflops, roof_call
     from cllm_cli.reporting.tables import show_profile
     from cllm_cli.training.records import json_line
     from cllm_cli.training.resolve import available_cores
@@ -56,10 +57,10 @@ def profile(
     use_threads(threads or available_cores())
     settings = RunFolder(run).read_settings() if run else make_settings(sizes)
     ready = rehearsal(settings, batch_size, vocab_size or settings.vocab_size or VOCABULARY)
-    prepare(ready.stepper.calls(), quiet or json)
-    for _ in profile_steps(ready.stepper, 2):  # touches the memory
+    prepare([*ready.stepper.calls(), roof_call()], quiet or json)
+    for _ in profile_steps(ready.stepper, 2, 1.0):  # touches the memory
         pass
-    rows = [*profile_steps(ready.stepper, steps)]
+    rows = [*profile_steps(ready.stepper, steps, machine_gflops())]
     rows[-1]["memory_bytes"] = ready.memory
     if json:
         sys.stdout.writelines(json_line(row) + "\n" for row in rows)

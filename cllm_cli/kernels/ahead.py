@@ -27,6 +27,9 @@ from cllm_cli.kernels.jit import cache_root, is_cached
 
 Call = tuple[Any, tuple[Any, ...]]
 
+COMPILE, LOAD, HERE = "compile", "load", "here"
+"""What is being done: compiling elsewhere, loading, or compiling in this process although others were to do it."""
+
 HEAVY = ("attention", "linear", "cross_entropy")  # what takes longest is begun first
 
 
@@ -44,12 +47,12 @@ def type_of(description: str) -> Any:
     return numba.typeof(np.zeros((1,) * int(rank[:-1]), dtype) if rank else dtype.type(0))
 
 
-def compile_ahead(calls: Iterable[Call], workers: int) -> Iterator[tuple[str, int, int, bool]]:
+def compile_ahead(calls: Iterable[Call], workers: int) -> Iterator[tuple[str, int, int, str]]:
     """Makes the kernels of `calls` ready: first compiles what is missing, then loads all.
 
-    Yields a kernel's name, how many are ready, of how many, and whether they are being loaded.
+    Yields a kernel's name, how many are ready, of how many, and what is being done: COMPILE, LOAD or HERE.
 
-    Without a cache, or where no other process can be had, they are compiled here, when they are loaded.
+    Without a cache they are compiled here, in every run alike. Where no other process can do it, in this run alone.
     """
     wanted: dict[tuple[str, ...], Any] = {}
     for kernel, args in calls:
@@ -61,38 +64,40 @@ def compile_ahead(calls: Iterable[Call], workers: int) -> Iterator[tuple[str, in
     missing.sort(key=lambda key: not key[1].startswith(HEAVY))
     if missing and cache_root() is not None:
         for done, name in _elsewhere(missing, workers):
-            yield name, done, len(missing), False
+            yield name, done, len(missing), COMPILE
     for done, (key, kernel) in enumerate(wanted.items()):
-        yield key[1], done, len(wanted), True
+        alone = key in missing and cache_root() is not None and not is_cached(kernel, types[key])
+        yield key[1], done, len(wanted), HERE if alone else LOAD
         kernel.compile(types[key])
 
 
 def _elsewhere(keys: list[tuple[str, ...]], workers: int) -> Iterator[tuple[int, str]]:
-    """Has other processes compile `keys`; yields how many are done, and the name of one that is under way."""
+    """Has other processes compile `keys`; yields how many are done, and the name of one that is under way.
+
+    A kernel whose process dies, for want of memory perhaps, is given to one other.
+    """
     waiting, done = list(enumerate(keys)), 0
     processes: list[subprocess.Popen[str]] = []
     running: dict[Any, int] = {}
+    failed: set[int] = set()
     try:
         for _ in range(min(workers, len(keys))):
-            processes.append(
-                subprocess.Popen(
-                    [sys.executable, "-m", __spec__.name],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.DEVNULL,
-                    text=True,
-                    start_new_session=True,  # a Ctrl-C is for this process, which ends them
-                )
-            )
+            processes.append(_start())
             _give(processes[-1], waiting, running)
         while running:
             yield done, keys[next(iter(running.values()))][1]
             ready, _, _ = select.select([process.stdout for process in running], [], [], 0.25)
             for process in [process for process in running if process.stdout in ready]:
-                del running[process]
-                if process.stdout.readline():  # an empty line: the process died, and its kernel is compiled here
+                number = running.pop(process)
+                if process.stdout.readline():
                     done += 1
-                    _give(process, waiting, running)
+                else:  # the process died
+                    if number not in failed:
+                        waiting.append((number, keys[number]))
+                    failed.add(number)
+                    process = _start() if waiting else process
+                    processes.append(process)
+                _give(process, waiting, running)
     except OSError:
         return
     finally:
@@ -102,6 +107,17 @@ def _elsewhere(keys: list[tuple[str, ...]], workers: int) -> Iterator[tuple[int,
                 with contextlib.suppress(OSError):  # what was not yet sent to a process that has died
                     pipe.close()
             process.wait()
+
+
+def _start() -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", __spec__.name],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,  # a Ctrl-C is for this process, which ends them
+    )
 
 
 def _give(process: Any, waiting: list[tuple[int, tuple[str, ...]]], running: dict[Any, int]) -> None:

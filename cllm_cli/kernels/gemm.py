@@ -19,9 +19,9 @@ from cllm_cli.kernels.jit import inner
 from cllm_cli.kernels.pointers import advance, load, pointer, store
 from cllm_cli.kernels.simd import MR, columns, microkernel, panel_width, thread_count
 
-KC = 384  # a panel of B, KC × NR, stays in the first-level cache
+KC = 384  # a panel of B, KC × NR, is at home between the first- and the second-level cache
 MC = 20 * MR  # a block of A, MC × KC, stays in the second-level cache
-NC = 4096  # a block of B, KC × NC, stays in the last-level cache
+NC = 4032  # a block of B, KC × NC, stays in the last-level cache; a multiple of every tile's NR
 
 
 def pack_size(m: int, n: int, k: int, threads: int, itemsize: int) -> int:

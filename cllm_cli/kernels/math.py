@@ -28,14 +28,14 @@ ROUND32, ROUND64 = f32(ROUND["float32"]), f64(ROUND["float64"])
 
 @precise
 def _series32(r):
-    """(eʳ − 1) / r to r⁶: the remainder is below 2⁻²⁷."""
+    """(eʳ − 1) / r to r⁶: eʳ comes within 2⁻²⁷."""
     c2, c3, c4, c5, c6, c7 = f32(1 / 2), f32(1 / 6), f32(1 / 24), f32(1 / 120), f32(1 / 720), f32(1 / 5040)
     return f32(1) + r * (c2 + r * (c3 + r * (c4 + r * (c5 + r * (c6 + r * c7)))))
 
 
 @precise
 def _series64(r):
-    """(eʳ − 1) / r to r¹³: the remainder is below 2⁻⁵⁸."""
+    """(eʳ − 1) / r to r¹³: eʳ comes within 2⁻⁵⁸."""
     high = 1 / 479001600 + r * (1 / 6227020800 + r * (1 / 87178291200))
     middle = 1 / 5040 + r * (1 / 40320 + r * (1 / 362880 + r * (1 / 3628800 + r * (1 / 39916800 + r * high))))
     return 1.0 + r * (1 / 2 + r * (1 / 6 + r * (1 / 24 + r * (1 / 120 + r * (1 / 720 + r * middle)))))

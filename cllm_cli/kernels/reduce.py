@@ -33,7 +33,7 @@ def add_column_sums(total, part, x):
 
 @inner
 def row_max(x, count):
-    """The largest of the first `count` ≥ 1 elements of x. A NaN is passed over, to be met in the sum that follows.
+    """The largest of the first `count` ≥ 1 elements of x. A NaN may be passed over, to be met in the sum that follows.
 
     Eight running maxima, since LLVM vectorises a single one only where it may assume that there is no NaN.
     """

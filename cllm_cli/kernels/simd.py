@@ -73,7 +73,7 @@ def _plain_microkernel(k: int, a: Any, b: Any, c: Any, ldc: int, start: Any, ld_
     product = panel_a.T @ panel_b
     for i in range(MR):
         first = start[i * ld_start : i * ld_start + nr] if add else 0.0
-        c[i * ldc : i * ldc + nr] = product[i] + first
+        c[i * ldc : i * ldc + nr] = product[i].astype(c.dtype) + first
 
 
 @twin(_plain_microkernel)
@@ -136,7 +136,8 @@ EXPONENT = {"float32": (32, 127, 23), "float64": (64, 1023, 52)}  # bits, bias, 
 
 def _plain_scale(value: Any, rounded: Any) -> Any:
     real = type(value)
-    return real(np.ldexp(value, int(rounded - real(ROUND[real.__name__]))))
+    n = rounded - real(ROUND[real.__name__])
+    return real(np.ldexp(value, int(n))) if n == n else n
 
 
 @twin(_plain_scale)
@@ -199,8 +200,9 @@ def emit_tile(builder: Any, real: Any, lanes: int, args: Any) -> None:
     size = k.type
     vector = ir.VectorType(real, lanes)
     kind = {"float": "f32", "double": "f64"}[str(real)]
+    # One instruction where the CPU has it, two where it has not; llvm.fma would call a library function there.
     fma = cgutils.get_or_insert_function(
-        builder.module, ir.FunctionType(vector, [vector] * 3), f"llvm.fma.v{lanes}{kind}"
+        builder.module, ir.FunctionType(vector, [vector] * 3), f"llvm.fmuladd.v{lanes}{kind}"
     )
     align = {"f32": 4, "f64": 8}[kind]
     vectors, width = TILE.vectors, TILE.vectors * lanes

@@ -25,6 +25,8 @@ from cllm_cli.errors import ConfigError
 
 Sizes = Mapping[str, int]
 
+IGNORED = -1  # the target that has no loss
+
 
 @dataclass(frozen=True)
 class Init:
@@ -41,12 +43,13 @@ NORMAL, ZEROS, ONES = Init(std=0.02), Init(), Init(value=1.0)
 class Layer:
     """A layer's declaration.
 
-    alias: outputs that are views of inputs ({"a": "x"}: forward copies nothing) and gradients of inputs that are views
-    of gradients of outputs ({"dx": "dout"}). forward_backward: of the loss alone, whose backward runs while a chunk of
-    logits is alive. group: of parameters whose group for the optimizer is not that of their rank. cached: the forward
-    of generation, with persistent `cache` tensors. flops: of the matrix products in forward, from the sizes; backward
-    has twice as many. integers: for an input that is no float, its least value and the letter that all values are
-    below. samples: sizes (and consts) that every generic test and check runs.
+    alias: outputs that are views of inputs ({"a": "x"}: forward copies nothing) and gradients of inputs that are
+    views of gradients of outputs ({"dx": "dout"}). forward_backward: of the loss alone, whose backward runs while a
+    chunk of logits is alive. group: of parameters whose group for the optimizer is not that of their rank. cached:
+    the forward of generation, with persistent `cache` tensors. flops: of the matrix products in forward, from the
+    sizes; backward has twice as many. rows: of parameters that are tables, the letter of how many rows a call looks
+    up. integers: for an input that is no float, its least value and the letter that all values are below. samples:
+    sizes (and consts) that every generic test and check runs.
     """
 
     name: str
@@ -66,6 +69,7 @@ class Layer:
     cached: Any = None
     cache: Mapping[str, str] = field(default_factory=dict)
     init: Mapping[str, Init] = field(default_factory=dict)
+    rows: Mapping[str, str] = field(default_factory=dict)
     group: Mapping[str, str] = field(default_factory=dict)
     flops: Callable[[Sizes], int] = lambda sizes: 0
     samples: Sequence[Mapping[str, Any]] = ()

@@ -17,7 +17,7 @@ from cllm_cli.kernels.gemm import gemm_nn, gemm_nt, gemm_tn, pack_size
 from cllm_cli.kernels.jit import inner, kernel
 from cllm_cli.kernels.math import exp, log
 from cllm_cli.kernels.reduce import row_max
-from cllm_cli.layers.base import NORMAL, Layer
+from cllm_cli.layers.base import IGNORED, NORMAL, Layer
 
 LOGITS = 2**22  # elements of a chunk of logits: 16 MB in float32
 LEAST_ROWS, MOST_ROWS = 96, 1024
@@ -35,7 +35,7 @@ def packing(N: int, C: int, V: int, R: int, threads: int, itemsize: int) -> int:
 
 @inner
 def score_rows(losses, hits, logits, targets, scale):
-    """Losses and hits of a chunk of rows; the logits become their own gradient, which is 0 for a scale of 0."""
+    """Losses and hits of a chunk of rows; the logits become their own gradient, or garbage for a scale of 0."""
     real = logits.dtype.type
     for n in prange(logits.shape[0]):
         row, target = logits[n], targets[n]
@@ -88,7 +88,7 @@ CROSS_ENTROPY = Layer(
     cross_entropy_forward,
     forward_backward=cross_entropy_forward_backward,
     inputs={"x": "N C", "targets": "N:int32"},
-    integers={"targets": (-1, "V")},
+    integers={"targets": (IGNORED, "V")},
     params={"weight": "V C"},
     scratch={"logits": "R V", "pack": "P"},
     outputs={"losses": "N", "hits": "N"},

@@ -41,5 +41,6 @@ EMBEDDING = Layer(
     outputs={"out": "N C"},
     init={"weight": NORMAL},
     group={"weight": "embedding"},
+    rows={"weight": "N"},
     samples=[{"N": 1, "V": 1, "C": 1}, {"N": 7, "V": 3, "C": 5}, {"N": 64, "V": 97, "C": 48}],
 )

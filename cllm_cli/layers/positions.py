@@ -42,5 +42,6 @@ POSITIONS = Layer(
     alias={"dx": "dout"},
     init={"weight": NORMAL},
     group={"weight": "embedding"},
+    rows={"weight": "T"},
     samples=[{"B": 1, "T": 1, "C": 1, "S": 1}, {"B": 2, "T": 3, "C": 5, "S": 4}, {"B": 3, "T": 17, "C": 48, "S": 32}],
 )

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from cllm_cli.layers.base import Init
 
-LINE = 64  # bytes
+LINE = 64  # bytes of a cache line
 GROUPS = ("embedding", "matrix", "vector")
 
 Array = NDArray[np.floating]
@@ -40,7 +40,8 @@ def aligned(count: int, dtype: np.dtype) -> np.ndarray:
     """A zeroed 1-D array that starts on a page, straight from the system, so that untouched parts take no memory."""
     if count == 0:
         return np.zeros(0, dtype)
-    return np.frombuffer(mmap.mmap(-1, count * dtype.itemsize), dtype, count)
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS  # the default is memory that a forked process would share
+    return np.frombuffer(mmap.mmap(-1, count * dtype.itemsize, flags), dtype, count)
 
 
 class Arena:

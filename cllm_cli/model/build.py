@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +33,8 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         if self.n_embd % self.n_head:
-            divisors = [n for n in range(1, self.n_embd + 1) if self.n_embd % n == 0]
+            small = [n for n in range(1, math.isqrt(self.n_embd) + 1) if self.n_embd % n == 0]
+            divisors = sorted(small + [self.n_embd // n for n in small])
             near = min(divisors, key=lambda n: abs(n - self.n_head))
             raise ConfigError(
                 f"width {self.n_embd} is not divisible by {self.n_head} heads", f"for example --n-head {near}"
@@ -50,7 +52,12 @@ class Model:
         self.workspace = Workspace()
 
     def record(self, mode: str, batch: int, time: int) -> Program:
-        """The architecture's program for windows of `time` tokens in batches of `batch`."""
+        """The architecture's program for windows of `time` tokens in batches of `batch`.
+
+        Raises ConfigError for a window that the model does not have: kernels check nothing.
+        """
+        if batch < 1 or not 1 <= time <= self.config.block_size:
+            raise ConfigError(f"{batch} windows of {time} tokens: a window has 1 to {self.config.block_size}")
         sizes = {
             "B": batch,
             "T": time,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cllm_cli.errors import TrainingError
 from cllm_cli.model.build import Model
 from cllm_cli.model.program import GENERATE
 from cllm_cli.model.workspace import Caches, Replay
@@ -80,8 +81,11 @@ def generate(
 def draw(logits: Logits, sampling: Sampling, random: np.random.Generator) -> int:
     """A token id. top_k keeps the k most likely, top_p then the fewest that reach probability p.
 
-    (Holtzman et al. 2020, "The Curious Case of Neural Text Degeneration", arXiv:1904.09751)
+    Raises TrainingError for logits that are not finite. (Holtzman et al. 2020, "The Curious Case of Neural Text
+    Degeneration", arXiv:1904.09751)
     """
+    if not np.isfinite(logits).all():
+        raise TrainingError("the model's numbers are not finite", "train again with a smaller --lr")
     if sampling.temperature == 0:
         return int(logits.argmax())
     with np.errstate(over="ignore"):  # a temperature near 0: all but the most likely fall to −∞
@@ -89,7 +93,7 @@ def draw(logits: Logits, sampling: Sampling, random: np.random.Generator) -> int
     order = np.argsort(-scores, kind="stable")
     if 0 < sampling.top_k < order.size:
         order = order[: sampling.top_k]
-    weights = np.exp(scores[order] - scores[order[0]])
+    weights = np.exp(scores[order])  # the largest score is 0
     weights /= weights.sum()
     if sampling.top_p < 1:
         kept = int(np.searchsorted(np.cumsum(weights), sampling.top_p)) + 1

@@ -15,9 +15,9 @@ import numpy as np
 
 from cllm_cli.errors import ConfigError
 from cllm_cli.layers.base import arguments, gradient, is_real, resolve
+from cllm_cli.model.arena import LINE
 from cllm_cli.model.program import GENERATE, TRAIN, Call, Program
 
-LINE = 64  # bytes; every block starts on a cache line
 VALUE, GRADIENT, SAVED, SCRATCH, CACHE = "value", "gradient", "saved", "scratch", "cache"
 
 Key = tuple[Any, ...]  # (VALUE or GRADIENT, tensor) · (SAVED or CACHE, call, name) · (SCRATCH, time, name)

@@ -30,15 +30,12 @@ def adamw_update(values, gradients, m, v, rate, decay, scale, beta1, beta2, eps,
         gradients[i] = real(0)
 
 
-DECAYED = Rule(adamw_update, state=("m", "v"), decayed=True)
-PLAIN = Rule(adamw_update, state=("m", "v"))
-
 ADAMW = Optimizer(
     "adamw",
     rules={
         "embedding": Rule(adamw_update, ("m", "v"), decayed=True, rate="lr_embed"),
-        "matrix": DECAYED,
-        "vector": PLAIN,
+        "matrix": Rule(adamw_update, ("m", "v"), decayed=True),
+        "vector": Rule(adamw_update, ("m", "v")),
     },
     defaults={"lr": 1e-3, "weight_decay": 0.1, "beta2": 0.99},
 )

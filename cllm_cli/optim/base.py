@@ -40,6 +40,13 @@ class Optimizer:
     rules: Mapping[str, Rule]
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
+    def reads(self, setting: str) -> bool:
+        """Whether a setting of optimizers has an effect with this one."""
+        return any(
+            setting in (*arguments(rule.kernel), rule.rate) or (setting == "weight_decay" and rule.decayed)
+            for rule in self.rules.values()
+        )
+
 
 class Updater:
     """An optimizer on an arena: it owns the state and runs the update.
@@ -97,10 +104,8 @@ class Updater:
                 "gradients": self.arena.gradients[part],
                 **self.state[group],
             }
-            args = tuple(
-                arrays[name] if name in arrays else _scalar(scalars[name], real) for name in arguments(rule.kernel)
-            )
-            calls.append((rule.kernel, args))
+            args = [arrays[name] if name in arrays else _scalar(scalars[name], real) for name in arguments(rule.kernel)]
+            calls.append((rule.kernel, tuple(args)))
         return calls
 
 

@@ -31,13 +31,11 @@ def descent_update(values, gradients, rate, scale):
         gradients[i] = real(0)
 
 
-DECAYED = Rule(sgd_update, state=("b",), decayed=True)
-
 SGD = Optimizer(
     "sgd",
     rules={
         "embedding": Rule(sgd_update, ("b",), decayed=True, rate="lr_embed"),
-        "matrix": DECAYED,
+        "matrix": Rule(sgd_update, ("b",), decayed=True),
         "vector": Rule(sgd_update, ("b",)),
     },
     defaults={"lr": 0.1, "weight_decay": 0.0, "beta2": 0.99},

@@ -6,9 +6,10 @@ every tensor that a kernel reads or writes, scratch aside, counted once.
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -16,36 +17,37 @@ import numpy as np
 from cllm_cli.layers.base import arguments, gradient, resolve
 from cllm_cli.model.plan import SCRATCH, Run
 from cllm_cli.optim.clip import global_norm, norm_scratch
-from cllm_cli.profiling.roof import machine_gflops
 from cllm_cli.training.step import Stepper
 
 PASSES = {"forward": 1, "backward": 2, "forward_backward": 3}  # in units of the forward product's operations
 
 
-def profile_steps(stepper: Stepper, steps: int) -> Iterator[dict[str, Any]]:
+def profile_steps(stepper: Stepper, steps: int, roof: float) -> Iterator[dict[str, Any]]:
     """Runs `steps` training steps; yields a row for each layer and direction, then the row `end`, as cli.md names them.
 
     Times are medians over steps, in ms a step; GFLOP/s are of matrix products alone, and roof_share of
-    `machine_gflops`.
+    `roof`, the GFLOP/s that the machine is capable of.
     """
     plan, replay = stepper.replay.plan, stepper.replay
     runs = [*plan.forward, *plan.backward]
     bound = [*replay.forward_runs, *replay.backward_runs]
-    x = np.zeros((stepper.batch, stepper.model.config.block_size), np.int32)
+    time_steps = stepper.model.config.block_size
+    x = np.zeros((stepper.accumulate, stepper.batch, time_steps), np.int32)
     y = np.zeros_like(x)
     part = norm_scratch()
     times = np.zeros((steps, len(runs)))
     norms, updates, wholes = [], [], []
     for step in range(steps):
         began = time.perf_counter()
-        stepper.sampler.next_batch(x, y)
-        replay.given["tokens"][:] = x.reshape(-1)
-        replay.given["targets"][:] = y.reshape(-1)
+        stepper.sampler.next_batch(x.reshape(-1, time_steps), y.reshape(-1, time_steps))
         values = stepper.arguments(step, x.size)
-        for number, (kernel, fixed, names) in enumerate(bound):
-            started = time.perf_counter()
-            kernel(*fixed, *[values[name] for name in names])
-            times[step, number] = time.perf_counter() - started
+        for micro in range(stepper.accumulate):
+            replay.given["tokens"][:] = x[micro].reshape(-1)
+            replay.given["targets"][:] = y[micro].reshape(-1)
+            for number, (kernel, fixed, names) in enumerate(bound):
+                started = time.perf_counter()
+                kernel(*fixed, *[values[name] for name in names])
+                times[step, number] += time.perf_counter() - started
         started = time.perf_counter()
         global_norm(stepper.model.arena.gradients, part)
         norms.append(time.perf_counter() - started)
@@ -53,18 +55,18 @@ def profile_steps(stepper: Stepper, steps: int) -> Iterator[dict[str, Any]]:
         stepper.updater.update(step + 1, 0.0, 1.0)
         updates.append(time.perf_counter() - started)
         wholes.append(time.perf_counter() - began)
-    roof = machine_gflops()
     grouped: dict[tuple[str, str], list[int]] = {}
     for number, run in enumerate(runs):
         grouped.setdefault((run.call.layer.name, run.direction), []).append(number)
     flops = 0
     for (name, direction), numbers in grouped.items():
         shown = "backward" if direction == "forward_backward" else direction
-        counted = sum(PASSES[direction] * runs[number].call.layer.flops(runs[number].call.sizes) for number in numbers)
-        moved = sum(moved_bytes(runs[number], stepper.model.dtype.itemsize) for number in numbers)
+        calls = [runs[number] for number in numbers] * stepper.accumulate
+        counted = sum(PASSES[direction] * run.call.layer.flops(run.call.sizes) for run in calls)
+        moved = sum(moved_bytes(run, stepper.model.dtype.itemsize) for run in calls)
         flops += counted
         seconds = float(np.median(times[:, numbers].sum(axis=1)))
-        yield _row(name, shown, len(numbers), seconds, counted, moved, roof)
+        yield _row(name, shown, len(calls), seconds, counted, moved, roof)
     arena = stepper.model.arena
     yield _row("gradient norm", "update", 1, statistics.median(norms), 0, arena.gradients.nbytes, roof)
     # Weights, gradients and state are read and written.
@@ -82,12 +84,17 @@ def profile_steps(stepper: Stepper, steps: int) -> Iterator[dict[str, Any]]:
 
 
 def moved_bytes(run: Run, itemsize: int) -> int:
-    """Bytes of every tensor that a run touches, scratch aside."""
+    """Bytes of every tensor that a run touches, scratch aside; of a table the rows that are looked up."""
     tensors = sum(place.bytes for place in run.places.values() if place.key[0] != SCRATCH)
-    params: Mapping[str, str] = run.call.layer.params
-    named = {**params, **{gradient(name): shape for name, shape in params.items()}}
-    shapes = [resolve(named[name], run.call.sizes) for name in arguments(run.kernel) if name in named]
-    return tensors + itemsize * sum(int(np.prod(shape)) for shape in shapes)
+    layer, sizes = run.call.layer, run.call.sizes
+    elements = 0
+    for name in layer.params:
+        rows, *rest = resolve(layer.params[name], sizes)
+        if name in layer.rows:
+            rows = min(rows, sizes[layer.rows[name]])
+        # The parameter, its gradient, or both.
+        elements += math.prod([rows, *rest]) * sum(each in arguments(run.kernel) for each in (name, gradient(name)))
+    return tensors + itemsize * elements
 
 
 def _row(name: str, direction: str, calls: int, seconds: float, flops: int, moved: int, roof: float) -> dict[str, Any]:

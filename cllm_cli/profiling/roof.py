@@ -8,11 +8,12 @@ import numba
 import numpy as np
 from numba import prange
 
+from cllm_cli.kernels.ahead import Call
 from cllm_cli.kernels.jit import kernel
 from cllm_cli.kernels.pointers import pointer
 from cllm_cli.kernels.simd import MR, columns, microkernel
 
-DEPTH = 256  # k of the panels, which stay in the first-level cache
+DEPTH = 256  # k of the panels, which stay in the caches of a core
 ROUNDS = 400
 REPEATS = 9
 
@@ -29,16 +30,22 @@ def multiply_in_cache(c, a, b, rounds):
             microkernel(depth, panel_a, panel_b, tile, width, tile, width, no)
 
 
-def machine_gflops() -> float:
-    """The best of a few runs on the threads that are set, in float32, in 10⁹ operations a second."""
+def roof_call() -> Call:
+    """The kernel that is timed, with its arguments."""
     threads, width = numba.get_num_threads(), columns(4)
     a = np.ones((threads, MR * DEPTH), np.float32)
     b = np.ones((threads, width * DEPTH), np.float32)
     c = np.zeros((threads, MR * width), np.float32)
+    return multiply_in_cache, (c, a, b, ROUNDS)
+
+
+def machine_gflops() -> float:
+    """The best of a few runs on the threads that are set, in float32, in 10⁹ operations a second."""
+    _, (c, a, b, rounds) = roof_call()
     multiply_in_cache(c, a, b, 1)
     seconds = []
     for _ in range(REPEATS):
         started = time.perf_counter()
-        multiply_in_cache(c, a, b, ROUNDS)
+        multiply_in_cache(c, a, b, rounds)
         seconds.append(time.perf_counter() - started)
-    return 2 * threads * ROUNDS * MR * width * DEPTH / min(seconds) / 1e9
+    return 2 * rounds * c.size * DEPTH / min(seconds) / 1e9

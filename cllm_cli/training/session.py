@@ -14,12 +14,12 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from cllm_cli.config import Settings, flag_of, make_settings, stated
+from cllm_cli.config import Settings, flag_of, known_setting, make_settings, merge, stated
 from cllm_cli.errors import ConfigError, RunError
 from cllm_cli.model.build import Model
 from cllm_cli.model.init import initialize
 from cllm_cli.optim import OPTIMIZERS
-from cllm_cli.optim.base import Updater
+from cllm_cli.optim.base import Optimizer, Updater
 from cllm_cli.text.batches import Sampler
 from cllm_cli.text.corpus import Corpus, check_long_enough, read_corpus
 from cllm_cli.text.tokenizers import TOKENIZERS
@@ -29,6 +29,8 @@ from cllm_cli.training.checkpoint import FREE, Progress
 from cllm_cli.training.resolve import available_cores, resolve
 from cllm_cli.training.run_folder import RunFolder, model_config
 from cllm_cli.training.step import Stepper
+
+UPDATER_SETTINGS = ("beta1", "beta2", "eps", "momentum", "nesterov", "weight_decay", "lr", "lr_embed")
 
 
 @dataclass
@@ -82,6 +84,7 @@ def start(
     check_long_enough(corpus, settings.block_size or 1)
     use_threads(settings.threads or available_cores())
     session = _build(folder, settings, corpus)
+    session.notices += _ineffective(given, settings)
     initialize(session.model.arena, settings.seed)
     if source:
         _copy_weights(source, session.model)
@@ -146,7 +149,7 @@ def rehearsal(settings: Settings, batch: int | None, vocabulary: int) -> Session
 
 def resumed_settings(stored: Settings, given: Mapping[str, Any]) -> Settings:
     """The stored settings with those of the given ones that may change. Raises ConfigError for any other difference."""
-    wanted = {name.replace("-", "_"): value for name, value in given.items() if value is not None}
+    wanted = merge(given)
     make_settings(wanted)
     for name, value in wanted.items():
         if name not in FREE and value != getattr(stored, name):
@@ -177,9 +180,8 @@ def use_threads(count: int) -> None:
 def _build(folder: RunFolder, settings: Settings, corpus: Corpus) -> Session:
     model = Model(model_config(settings))
     model.arena.make_gradients()
-    names = ("beta1", "beta2", "eps", "momentum", "nesterov", "weight_decay", "lr", "lr_embed")
     updater = Updater(
-        OPTIMIZERS.load(settings.optimizer), model.arena, {name: getattr(settings, name) for name in names}
+        OPTIMIZERS.load(settings.optimizer), model.arena, {name: getattr(settings, name) for name in UPDATER_SETTINGS}
     )
     sampler = Sampler(corpus.train, model.config.block_size, settings.seed)
     assert settings.batch_size is not None
@@ -187,6 +189,20 @@ def _build(folder: RunFolder, settings: Settings, corpus: Corpus) -> Session:
         model, updater, sampler, settings.batch_size, settings.grad_accum, settings.grad_clip, settings.seed
     )
     return Session(folder, settings, corpus, model, updater, stepper, Progress(), list(corpus.notices))
+
+
+def _ineffective(given: Mapping[str, Any], settings: Settings) -> list[str]:
+    """Notices of what was given and is not read by the optimizer and the schedule that were chosen."""
+    optimizer: Optimizer = OPTIMIZERS.load(settings.optimizer)
+    named = {known_setting(name) for name, value in given.items() if value is not None}
+    found = [
+        f"{flag_of(name)} has no effect with --optimizer {settings.optimizer}"
+        for name in UPDATER_SETTINGS
+        if name in named and not optimizer.reads(name)
+    ]
+    if "decay_fraction" in named and settings.schedule != "wsd":
+        found.append(f"--decay-fraction has no effect with --schedule {settings.schedule}")
+    return found
 
 
 def _copy_weights(source: RunFolder, model: Model) -> None:

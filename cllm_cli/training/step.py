@@ -39,12 +39,18 @@ class Stepper:
         self.clip, self.seed = clip, seed
         self._x = np.zeros((accumulate, batch, time), np.int32)
         self._y = np.zeros((accumulate, batch, time), np.int32)
+        self._counted = np.zeros((accumulate, batch, time), np.bool_)
         self._part = norm_scratch()
 
     @property
     def batch(self) -> int:
         """B, windows in a micro-batch."""
         return int(self._x.shape[1])
+
+    @property
+    def accumulate(self) -> int:
+        """Micro-batches in a step."""
+        return int(self._x.shape[0])
 
     @property
     def tokens(self) -> int:
@@ -57,7 +63,7 @@ class Stepper:
         """
         accumulate, batch, time = self._x.shape
         self.sampler.next_batch(self._x.reshape(-1, time), self._y.reshape(-1, time))
-        targets = max(1, int((self._y >= 0).sum()))
+        targets = max(1, int(np.count_nonzero(np.greater_equal(self._y, 0, out=self._counted))))
         arguments = self.arguments(step, targets)
         losses = self.replay.results["losses"]
         total = 0.0

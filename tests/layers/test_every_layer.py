@@ -161,6 +161,7 @@ def test_kernels_write_what_is_theirs_and_nothing_else(name, sample, dtype, guar
         (layer.forward, saved | layer.scratch.keys()),
         (layer.backward, gradients | layer.scratch.keys()),
         (layer.forward_backward, saved | gradients | layer.scratch.keys()),
+        (layer.cached, saved | layer.cache.keys() | layer.scratch.keys()),
     ]:
         before = {other: values.copy() for other, values in bench.arrays.items() if other not in theirs}
         bench.run(kernel)

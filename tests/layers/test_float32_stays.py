@@ -12,7 +12,10 @@ from numba import prange
 from cllm_cli.checks.harness import Bench
 from cllm_cli.kernels.jit import FLAGS, JIT_OFF, inner
 from cllm_cli.layers import LAYERS
-from cllm_cli.layers.base import arguments
+from cllm_cli.layers.base import Init, arguments
+from cllm_cli.model.arena import GROUPS, Arena, Parameter
+from cllm_cli.optim import OPTIMIZERS
+from cllm_cli.optim.base import Updater
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(JIT_OFF, reason="nothing is compiled")]
 
@@ -56,6 +59,16 @@ def test_float32_stays_float32(name, which):
     layer = LAYERS.load(name)
     kernel = getattr(layer, which)
     assert doubles(kernel.py_func, types_of(layer, kernel)) == []
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_updates_stay_float32(name):
+    arena = Arena([Parameter(group, (3, 4), group, Init()) for group in GROUPS], np.dtype(np.float32))
+    arena.make_gradients()
+    settings = {"beta1": 0.9, "beta2": 0.99, "eps": 1e-8, "momentum": 0.9, "nesterov": True, "weight_decay": 0.1}
+    updater = Updater(OPTIMIZERS.load(name), arena, {**settings, "lr": 0.1, "lr_embed": 0.1})
+    for kernel, args in updater.calls(1, 0.1, 1.0):
+        assert doubles(kernel.py_func, tuple(map(numba.typeof, args))) == []
 
 
 @inner

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import numba
 import numpy as np
 import pytest
 
@@ -282,3 +283,16 @@ def test_every_kernel_that_a_model_runs_is_compiled_once_for_each_precision():
         layer = LAYERS.load(name)
         for kernel in (layer.forward, layer.backward, layer.forward_backward, layer.cached):
             assert len(getattr(kernel, "signatures", [])) <= 2, kernel.signatures
+
+
+def test_a_replay_runs_on_the_threads_that_it_was_planned_for(set_threads):
+    """Its scratch has room for no more; another session may have set others meanwhile."""
+    set_threads(1)
+    model = Model(CONFIG)
+    model.arena.make_gradients()
+    replay = model.replay(TRAIN, 2, 3)
+    step = {"position": 0, "scale": np.float32(1), "key": np.uint64(1), "first_row": 0}
+    for run in (replay.forward, replay.backward):
+        set_threads(3)
+        run(**step)
+        assert numba.get_num_threads() == 1

@@ -109,3 +109,24 @@ def test_evaluations_on_a_part_take_the_same_part_each_time(run):
     assert len(found) == 7  # six, and the whole split at the end
     assert len({round(loss, 6) for loss in found[:-1]}) == 1
     assert round(found[-1], 6) != round(found[0], 6)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"optimizer": "adamw", "momentum": 0.5}, ["--momentum has no effect with --optimizer adamw"]),
+        ({"optimizer": "sgd", "beta1": 0.8, "lr_embed": 0.1}, ["--beta1 has no effect with --optimizer sgd"]),
+        (
+            {"optimizer": "adam-embed", "weight_decay": 0.1, "lr_embed": 0.1, "eps": 1e-6},
+            ["--weight-decay has no effect"],
+        ),
+        ({"schedule": "cosine", "decay_fraction": 0.3}, ["--decay-fraction has no effect with --schedule cosine"]),
+        ({"schedule": "wsd", "decay_fraction": 0.3}, []),
+        ({"optimizer": "sgd", "nesterov": True, "momentum": 0.5, "weight_decay": 0.1}, []),
+    ],
+)
+def test_what_has_no_effect_is_said(run, given, told):
+    notices = [record.message for record in run(steps=1, **given) if record.event == "notice"]
+    said = [notice for notice in notices if "no effect" in notice]
+    assert len(said) == len(told)
+    assert all(notice.startswith(start) for notice, start in zip(said, told, strict=True))
