@@ -6,8 +6,8 @@
 
 A head is worked off in strips of queries, against the keys that they can see. A strip's scores are a tile of scratch,
 so the T × T matrix never exists; backward computes P again from the saved lse (Dao et al. 2022, arXiv:2205.14135). All
-products run on the micro-kernel, K and V being packed once a head. Every number is one sum in fixed order: no result
-depends on threads.
+products run on the micro-kernel, K and V being packed once a task: a task is a head in backward, a head or some of its
+strips in forward. Every number is one sum in fixed order: no result depends on threads.
 
 In generation K and V of earlier tokens stand in a cache, and `position` is the place of the first new token.
 """

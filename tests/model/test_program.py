@@ -215,6 +215,24 @@ def test_memory_is_reused():
     assert evaluated.total < 0.7 * plan.total
 
 
+@pytest.mark.parametrize("mode", [TRAIN, EVALUATE])
+@pytest.mark.parametrize("config", CONFIGS, ids=["plain", "dropout", "ones", "wide"])
+def test_the_buffer_is_hardly_larger_than_what_is_alive_at_once(config, mode):
+    plan = make_plan(Model(config).record(mode, 2, config.block_size), REAL)
+    alive = {}  # for each tensor its cache lines, and the runs from its first to its last use
+    for time, run in enumerate([*plan.forward, *plan.backward]):
+        for place in run.places.values():
+            if place.key in plan.offsets:
+                start = plan.offsets[place.key] // 64
+                first, _, _ = alive.get(place.key, (time, 0, 0))
+                alive[place.key] = first, time, range(start, start + -(-place.bytes // 64))
+    most = max(
+        len({line for first, last, lines in alive.values() if first <= time <= last for line in lines})
+        for time in range(len(plan.forward) + len(plan.backward))
+    )
+    assert plan.total <= 1.03 * 64 * most
+
+
 def caches(plan):
     """What is kept from run to run."""
     return [place for run in plan.forward for place in run.places.values() if place.key[0] == CACHE]
