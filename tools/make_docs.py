@@ -27,7 +27,7 @@ TEXT = """# The command line
     cllm train CORPUS...          CORPUS: a file, a folder (read recursively), or - for standard input
     cllm eval RUN [TEXT...]       RUN: a run folder; TEXT likewise files, folders or -; none: the run's validation text
     cllm generate RUN             text to standard output as it is produced
-    cllm gradcheck                every layer and a whole small model; --layer NAME for one
+    cllm gradcheck [RUN]          every layer and whole small models, or a run's; --layer NAME for one; --flow: how gradients flow
     cllm profile [RUN]            where a step's time and memory go; --preset NAME without a run
 
 Standard output carries results only; progress, tables and warnings go to standard error. With `--json` standard output is
@@ -102,9 +102,30 @@ stop text, or at the end of a text where the tokenizer has one. Beyond the windo
 
 ## gradcheck
 
-The error is |analytic − numeric| / max(|analytic|, |numeric|, RMS gradient of the tensor, 1e-8 of the whole gradient's norm).
+`--layer NAME` (may be repeated), `--float32`, `--flow`, `--seed N`, `--threads N`, `--json`. Exit code 3 when a check failed: layer, tensor,
+entry, both values and the tensor's shape are named. [How it is done](correctness.md#the-gradient-check).
 
-    {{"event":"check","layer":…,"sizes":{{…}},"tensor":…,"dtype":…,"error":…,"tolerance":…,"ok":…}} … {{"event":"end","checks":…,"failed":…}}
+Without RUN every layer is checked at every sample shape, then small models of every architecture. With RUN its parameters are, with its
+weights, on the first windows of its validation text, in a batch and along as many directions as take some twenty seconds at the size of
+`nano`; the last line says how many. Each tensor is checked by itself.
+
+The error is |analytic − numeric| / max(|analytic|, |numeric|, RMS gradient of the tensor, 1e-8 of the whole gradient's norm). With
+`--float32` gradients in float32 are compared with those in float64, which are then called `numeric`. `worst` is the check nearest its
+tolerance; `directions` and `entries` are told of a run.
+
+    {{"event":"check","layer":…,"sizes":{{…}},"tensor":…,"shape":[…],"dtype":…,"error":…,"tolerance":…,"ok":…,"entry":…,"analytic":…,"numeric":…}} …
+    {{"event":"end","checks":…,"failed":…,"worst":{{"layer":…,"tensor":…,"error":…,"tolerance":…}},"seconds":…}}
+
+`--flow` takes five real optimizer steps: with RUN from its last checkpoint on, on its validation text, the folder left as it is; without, the
+first steps of a new `nano` model on the source text of this package. Activations and gradients of each layer, and weights, gradients and
+updates of each parameter are shown, and [what is out of the ordinary](correctness.md#gradient-flow) is named in `findings`. Where
+something is not finite it ends with that step, names the first such thing, and the exit code is 3; all else that is found is for you to judge.
+
+    {{"event":"flow","kind":"layer","name":…,"layer":…,"shape":[…],"activation_rms":…,"activation_max":…,"gradient_rms":…,"gradient_max":…,
+     "units":…,"dead":…,"massive":…,"findings":[…]}} …
+    {{"event":"flow","kind":"parameter","name":…,"shape":[…],"weight_rms":…,"gradient_rms":…,"update_rms":…,"update_ratio":…,"shut":…,
+     "findings":[…]}} …
+    {{"event":"end","steps":…,"batch":…,"time":…,"losses":[…],"findings":…,"first_nonfinite":…}}
 
 ## profile
 

@@ -114,6 +114,12 @@ class Bench:
             known = self.known()
             kernel(*[known[name] for name in arguments(kernel)])
 
+    def calls(self) -> list[tuple[Any, tuple[Any, ...]]]:
+        """The kernels of a step and of forward alone, with their arguments."""
+        known, layer = self.known(), self.layer
+        kernels = [kernel for kernel in (layer.forward, layer.backward, layer.forward_backward) if kernel]
+        return [(kernel, tuple(known[name] for name in arguments(kernel))) for kernel in kernels]
+
     def _lay_out(self, allocate: Allocate) -> None:
         layer = self.layer
         values = {**layer.inputs, **layer.params, **layer.outputs}

@@ -1,67 +1,65 @@
-"""`cllm gradcheck`: every derivative against central differences."""
+"""`cllm gradcheck`: every derivative against central differences, or how gradients flow through a model."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from cllm_cli.commands.options import Debug, Json, Quiet, Threads
+from cllm_cli.errors import ConfigError
 
 
 def gradcheck(
+    run: Annotated[
+        Path | None,
+        typer.Argument(metavar="RUN", help="Run folder: its weights, on its validation text.", show_default=False),
+    ] = None,
     layer: Annotated[
         list[str] | None,
         typer.Option("--layer", metavar="NAME", help="Only this layer; may be repeated.", show_default=False),
     ] = None,
+    float32: Annotated[
+        bool, typer.Option("--float32", help="Gradients in float32 against those in float64 instead.")
+    ] = False,
+    flow: Annotated[
+        bool, typer.Option("--flow", help="Activations, gradients and updates over a few steps instead.")
+    ] = False,
     seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Of the numbers that are checked.")] = 1337,
     threads: Threads = None,
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Check every gradient of every layer, and of a whole small model, against central differences."""
-    from cllm_cli.checks.gradcheck import Check, check_layers, check_model
+    """Check every gradient of every layer and of whole small models, or of a trained run."""
+    if flow and (layer or float32):
+        raise ConfigError("--flow observes whole models in float32", "leave --layer and --float32 out")
+    if run and layer:
+        raise ConfigError(f"--layer NAME and the run {run} exclude each other", "leave one of them out")
+
+    from cllm_cli.checks.selection import chosen_checks, chosen_flow
+    from cllm_cli.commands.preparing import prepare
     from cllm_cli.errors import CheckFailed
-    from cllm_cli.layers import LAYERS
-    from cllm_cli.model import ARCHITECTURES
+    from cllm_cli.reporting.flow import show_flow
     from cllm_cli.reporting.tables import show_gradcheck
     from cllm_cli.training.records import json_line
     from cllm_cli.training.resolve import available_cores
+    from cllm_cli.training.run_folder import RunFolder
     from cllm_cli.training.session import use_threads
 
-    use_threads(threads or available_cores())
-    for name in layer or ():
-        LAYERS.load(name)  # an unknown one is told before anything is shown
-    failed: list[Check] = []
-
-    def checks() -> Iterator[Check]:
-        yield from check_layers(layer, seed)
-        if not layer:
-            for architecture in ARCHITECTURES:
-                yield from check_model(architecture, seed)
-
-    def rows() -> Iterator[dict[str, Any]]:
-        count = 0
-        for check in checks():
-            count += 1
-            if not check.ok:
-                failed.append(check)
-            yield check.as_dict()
-        yield {"event": "end", "checks": count, "failed": len(failed)}
-
+    # What is checked is so small that more threads only wait for each other.
+    use_threads(threads or (available_cores() if flow else 1))
+    folder = RunFolder(run) if run else None
+    chosen = chosen_flow(folder, seed) if flow else chosen_checks(folder, layer, float32, seed)
+    prepare(chosen.calls, quiet or json)
     if json:
-        for row in rows():
+        for row in chosen.rows():
             sys.stdout.write(json_line(row) + "\n")
             sys.stdout.flush()
     else:
-        show_gradcheck(rows(), sys.stdout)
-    if failed:
-        worst = failed[0]
-        raise CheckFailed(
-            f"{worst.layer}, {worst.tensor}{worst.entry} with {worst.sizes}: "
-            f"analytic {worst.analytic:.9g}, numeric {worst.numeric:.9g}",
-            f"{len(failed)} gradients are wrong",
-        )
+        (show_flow if flow else show_gradcheck)(chosen.rows(), sys.stdout)
+    wrong = chosen.wrong()
+    if wrong:
+        raise CheckFailed(*wrong)

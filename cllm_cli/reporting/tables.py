@@ -14,7 +14,7 @@ from rich.text import Text
 from cllm_cli.printable import one_line
 from cllm_cli.reporting.grid import Column, Grid, widened
 from cllm_cli.reporting.memory import memory_lines
-from cllm_cli.reporting.quantities import count, decimal, loss, scientific, share
+from cllm_cli.reporting.quantities import count, decimal, duration, loss, scientific, share
 from cllm_cli.reporting.terminal import Signs, console_for, gauge, is_plain, signs_of
 
 Row = Mapping[str, Any]
@@ -22,8 +22,8 @@ Row = Mapping[str, Any]
 GAUGE = 8  # cells
 
 
-class _Printer:
-    """Prints lines on a stream at its own width; a pipe has none."""
+class Printer:
+    """Prints lines on a stream at its own width; a pipe has none. `signs` are what its drawings are made of."""
 
     def __init__(self, stream: TextIO) -> None:
         self._console = console_for(stream)
@@ -36,7 +36,7 @@ class _Printer:
 
 def show_evaluation(row: Row, stream: TextIO) -> None:
     """What `cllm eval` found: one label and figure a line."""
-    printer = _Printer(stream)
+    printer = Printer(stream)
     facts = [
         ("loss", f"{loss(row['loss'])} nats a token"),
         ("bits per byte", decimal(row["bits_per_byte"], 3)),
@@ -62,14 +62,14 @@ GRADCHECK = (
 
 def show_gradcheck(rows: Iterable[Row], stream: TextIO) -> None:
     """A line for each checked gradient, as it comes; the `end` object becomes the sum."""
-    printer = _Printer(stream)
+    printer = Printer(stream)
     grid = Grid(GRADCHECK, printer.width, printer.signs.more)
     printer.show(grid.head())
     for row in rows:
         if row["event"] == "end":
             failed = row["failed"]
             verdict = (f"{count(failed)} failed", "bold red") if failed else ("all passed", "bold green")
-            printer.show(Text.assemble(f"{count(row['checks'])} checks, ", verdict))
+            printer.show(Text.assemble(f"{count(row['checks'])} checks, ", verdict, _worst(row)))
             continue
         sizes = row.get("sizes") or {}
         printer.show(
@@ -85,6 +85,21 @@ def show_gradcheck(rows: Iterable[Row], stream: TextIO) -> None:
                 )
             )
         )
+        if not row["ok"] and "entry" in row:
+            names = ("analytic", "numeric") if row["dtype"] == "float64" else ("float32", "float64")
+            values = f"{names[0]} {row['analytic']:.9g}, {names[1]} {row['numeric']:.9g}"
+            printer.show(Text(f"  at {one_line(row['entry'])} of shape {row['shape']}: {values}", "red"))
+
+
+def _worst(end: Row) -> str:
+    """The rest of the last line: the check that came nearest its tolerance, how much was checked, and the time."""
+    worst, line = end.get("worst"), ""
+    if worst:
+        line += f"; worst {scientific(worst['error'])} of {scientific(worst['tolerance'])}"
+        line += f" ({one_line(worst['layer'])}, {one_line(worst['tensor']).removeprefix('transformer.')})"
+    if "directions" in end:
+        line += f"; {end['directions']} directions and {end['entries']} entries a tensor"
+    return line + (f"; {duration(end['seconds'])}" if "seconds" in end else "")
 
 
 PROFILE = (
@@ -105,7 +120,7 @@ def show_profile(rows: Iterable[Row], stream: TextIO) -> None:
 
     `ms` is for all calls of a step, `share` its part of the whole step.
     """
-    printer = _Printer(stream)
+    printer = Printer(stream)
     listed = list(rows)
     layers = [row for row in listed if row["event"] == "layer"]
     whole = sum(row["ms"] for row in layers)

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import tolerances
 
-from cllm_cli.checks.gradcheck import SEED, check_layer, check_layers, check_model, derivative
+from cllm_cli.checks.differences import Tally
+from cllm_cli.checks.gradcheck import SEED, check_all, check_layer, check_layers, check_model, check_trial, derivative
 from cllm_cli.checks.harness import IGNORED, Bench
+from cllm_cli.checks.trial import SMALL, small_trial
 from cllm_cli.errors import ConfigError
 from cllm_cli.layers import LAYERS
 from cllm_cli.model import ARCHITECTURES
@@ -64,6 +66,21 @@ def test_one_wrong_element_of_thousands_is_seen():
     assert failures(linear, backward) == {"weight"}
 
 
+def test_one_wrong_sign_at_the_largest_gradient_is_seen():
+    embedding = LAYERS.load("embedding")
+
+    def backward(dweight, dout, tokens):
+        embedding.backward(dweight, dout, tokens)
+        flat = dweight.reshape(-1)
+        flat[np.argmax(np.abs(flat))] *= -1
+
+    mutant = dataclasses.replace(embedding, backward=backward)
+    for seed in range(5):
+        (check,) = check_layer(mutant, embedding.samples[-1], seed)
+        assert not check.ok
+        assert check.analytic == pytest.approx(-check.numeric) or check.entry.startswith("[direction")
+
+
 def test_a_gradient_that_is_nan_is_no_agreement():
     gelu = LAYERS.load("gelu")
 
@@ -85,8 +102,23 @@ def test_a_wrong_derivative_is_named_in_the_record():
     assert record.keys() >= {"event", "layer", "sizes", "tensor", "dtype", "error", "tolerance", "ok"}
     named = {key: record[key] for key in ("event", "layer", "sizes", "tensor", "dtype", "ok")}
     assert named == dict(event="check", layer="gelu", sizes={"N": 7, "C": 5}, tensor="x", dtype="float64", ok=False)
-    assert 0.4 < check.error <= 0.5  # |2g − g| / max(|2g|, RMS of 2g)
+    assert 0.4 < check.error <= 0.5 + 1e-9  # |2g − g| / max(|2g|, RMS of 2g)
     assert check.analytic == pytest.approx(2 * check.numeric)
+    assert check.shape == [7, 5]
+    entry, values = check.entry, f"analytic {check.analytic:.9g}, numeric {check.numeric:.9g}"
+    assert str(check) == f"gelu, x{entry} of shape [7, 5] with N=7 C=5: {values}"
+
+
+def test_a_tally_counts_and_tells_the_worst():
+    right = next(check_layers(["gelu"]))
+    wrong = dataclasses.replace(right, tensor="y", error=math.nan, ok=False)
+    tally = Tally([right, wrong, right], directions=2)
+    *rows, end = tally.rows()
+    assert rows == [check.as_dict() for check in (right, wrong, right)]
+    assert tally.failed == [wrong]
+    assert (end["event"], end["checks"], end["failed"], end["directions"]) == ("end", 3, 1, 2)
+    assert end["worst"]["tensor"] == "y"
+    assert next(Tally([]).rows())["worst"] is None
 
 
 def test_every_layer_and_every_tensor_is_checked():
@@ -111,7 +143,7 @@ def test_a_check_can_be_repeated():
 def test_every_parameter_of_a_small_model_has_the_right_gradient(arch, set_threads):
     set_threads(1)  # the least time for launches; no result depends on it
     checks = list(check_model(arch))
-    assert len({check.tensor for check in checks}) == len(checks) > 10
+    assert len({(check.tensor, str(check.sizes)) for check in checks}) == len(checks) > 10 * len(SMALL)
     for check in checks:
         assert check.ok, check
         assert check.error <= tolerances.RIGHT_GRADIENT, check
@@ -127,9 +159,45 @@ def test_a_gradient_that_does_not_accumulate_is_seen_in_a_model(monkeypatch, set
 
     mutant = dataclasses.replace(layernorm, backward=backward)
     monkeypatch.setattr("cllm_cli.layers.layernorm.LAYERNORM", mutant)
-    wrong = {check.tensor for check in check_model("gpt2") if not check.ok}
+    trial = small_trial("gpt2", SMALL[0], SEED)
+    wrong = {check.tensor for check in check_trial(trial, directions=1, entries=1) if not check.ok}
     assert "transformer.ln_f.weight" in wrong
     assert not any("bias" in tensor or "c_" in tensor for tensor in wrong)
+
+
+def test_small_models_have_all_that_whole_models_do():
+    assert {case["dropout"] > 0 for case in SMALL} == {True, False}
+    assert {case["parts"] > 1 for case in SMALL} == {True, False}
+    for case in SMALL:
+        trial = small_trial("gpt2", case, SEED)
+        ignored = np.count_nonzero(trial.targets == IGNORED, axis=1)
+        assert ignored.any()
+        assert (ignored < trial.targets.shape[1]).all()
+        assert len(set(ignored)) == min(2, case["parts"])  # micro-batches of unequal weight
+        names = {call.layer.name for call in trial.replay.program.calls}
+        assert ("dropout" in names) == (case["dropout"] > 0)
+
+
+def test_a_trial_is_repeated_exactly_and_its_gradient_adds_up():
+    trial = small_trial("gpt2", SMALL[0], SEED)
+    losses, gradients = trial.weighted_losses(), trial.gradients()
+    assert (trial.weighted_losses() == losses).all()
+    assert all((values == gradients[name]).all() for name, values in trial.gradients().items())
+
+
+def test_a_wrong_scale_of_micro_batches_is_seen(set_threads, monkeypatch):
+    set_threads(1)
+    trial = small_trial("gpt2", SMALL[2], SEED)
+    right = trial.gradients()
+    monkeypatch.setattr(trial, "gradients", lambda: {name: 1.00001 * values for name, values in right.items()})
+    assert not any(check.ok for check in check_trial(trial, directions=1, entries=1))
+
+
+@pytest.mark.slow
+def test_everything_is_right_at_other_seeds(set_threads):
+    set_threads(1)
+    for seed in range(5):
+        assert [check for check in check_all(seed) if not check.error <= tolerances.RIGHT_GRADIENT] == []
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,312 @@
+"""Gradient flow: what a few real optimizer steps do to activations, gradients and weights, layer by layer.
+
+Kernel runs are observed one by one, as soon as they are done, while what they wrote is still there: the workspace
+reuses memory. Figures are root mean squares over all steps; an update's ratio is |update| / |weight|, likewise. What is
+out of the ordinary is named:
+
+    not finite           A NaN or an infinity. Nothing is learned from there on, so the observation ends with this step.
+    zero activations     Every output is exactly 0; `zero gradient` likewise. What stands before learns nothing.
+    vanishing,           A layer's gradient is below 1/SPREAD or above SPREAD of the median layer's. Depth multiplies
+    exploding            gradients by a factor a layer, which should stay near 1 (Glorot & Bengio 2010, AISTATS 9;
+                         Pascanu, Mikolov & Bengio 2013, arXiv:1211.5063); ten layers of a factor of 2 make a thousand.
+    dead units           Of a pointwise layer (GELU): at every row they pass on less than PASSED of their gradient. Such
+                         a unit is constant whatever comes in, and has no gradient to come back by (Lu, Shin, Su &
+                         Karniadakis 2020, "Dying ReLU and Initialization", arXiv:1903.06733).
+    gain at zero         Entries of a gain that starts at 1 (LayerNorm's weight) are below PASSED: such a channel is
+                         off, as pruning by gains takes it (Liu et al. 2017, "Network Slimming", arXiv:1708.06519).
+    massive activations  The largest is above MASSIVE and above MASSIVE_RATIO times the median magnitude, as Sun, Chen,
+                         Kolter & Liu 2024 define them (arXiv:2402.17762).
+    large update         A step moves a matrix by more than LARGE_UPDATE of its norm, a hundred times the 1e-3 of a
+                         healthy run (Karpathy, CS231n notes, "Neural Networks Part 3", ratio of weights:updates).
+    lost update          It is below 2⁻²⁴ of the norm: float32 rounds most of it away (Gupta, Agrawal, Gopalakrishnan &
+                         Narayanan 2015, "Deep Learning with Limited Numerical Precision", arXiv:1502.02551).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from cllm_cli.checks.differences import rms
+from cllm_cli.checks.harness import IGNORED, Array
+from cllm_cli.layers.base import Layer, gradient, is_real
+from cllm_cli.model.plan import GRADIENT, Run
+from cllm_cli.model.program import Call, Program
+from cllm_cli.optim.clip import clip_scale, global_norm, norm_scratch
+from cllm_cli.optim.schedule import Schedule
+from cllm_cli.text.batches import Windows
+from cllm_cli.training.step import Stepper
+
+SPREAD = 1e3
+PASSED = 1e-3
+MASSIVE, MASSIVE_RATIO = 100.0, 1e3
+LARGE_UPDATE, LOST_UPDATE = 0.1, 2.0**-24
+
+NOT_FINITE = "not finite"
+
+
+@dataclass
+class _Seen:
+    """Sums over what was observed of a tensor."""
+
+    squares: float = 0.0
+    count: int = 0
+    largest: float = 0.0
+    massive: bool = False
+
+    def add(self, array: Array) -> bool:
+        """Takes an array; says whether all of it is finite."""
+        magnitudes = np.abs(array)
+        self.squares += float(np.sum(np.square(array, dtype=np.float64)))
+        self.count += array.size
+        largest = float(magnitudes.max())
+        self.largest = float(np.maximum(self.largest, largest))
+        if MASSIVE < largest < math.inf:
+            self.massive |= largest > MASSIVE_RATIO * float(np.median(magnitudes))
+        return math.isfinite(largest)
+
+    @property
+    def rms(self) -> float | None:
+        return math.sqrt(self.squares / self.count) if self.count else None
+
+
+@dataclass
+class _Weights:
+    """What was observed of a parameter: RMS of weights, and of each step's gradient and update."""
+
+    weight: float
+    gradients: list[float] = field(default_factory=list)
+    updates: list[float] = field(default_factory=list)
+    ratios: list[float] = field(default_factory=list)
+
+
+class Flow:
+    """Observes steps of `stepper` on the batches of `windows`, one after another, from step number `first` on."""
+
+    def __init__(self, stepper: Stepper, schedule: Schedule, windows: Windows, first: int = 0) -> None:
+        self.stepper, self.schedule, self.windows, self.first = stepper, schedule, windows, first
+        self.program: Program = stepper.replay.program
+        self.names = names_of(self.program)
+        self.losses: list[float] = []
+        self.first_nonfinite = ""
+        self._outputs = [_Seen() for _ in self.program.calls]
+        self._gradients = [_Seen() for _ in self.program.tensors]
+        self._units: dict[int, list[Array]] = {}  # of pointwise calls: each column's largest |dx| and |dout|
+        self._numbers = {id(call): number for number, call in enumerate(self.program.calls)}
+        arena = stepper.model.arena
+        self._weights = {name: _Weights(rms(values)) for name, values in arena.tensors().items()}
+        for name, seen in self._weights.items():
+            self._meet(math.isfinite(seen.weight), name, "weight")
+
+    def run(self, steps: int) -> None:
+        """Observes `steps` steps, fewer where something is not finite."""
+        for step in range(self.first, self.first + steps):
+            self._step(step)
+            if self.first_nonfinite:
+                return
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """A row for each layer that computes something, then for each parameter; then `end`, as cli.md names them."""
+        listed = [*self._layers(), *self._parameters()]
+        yield from listed
+        yield {
+            "event": "end",
+            "steps": len(self.losses),
+            "batch": self.stepper.batch,
+            "time": self.stepper.model.config.block_size,
+            "losses": self.losses,
+            "findings": sum(len(row["findings"]) for row in listed),
+            "first_nonfinite": self.first_nonfinite or None,
+        }
+
+    def _step(self, step: int) -> None:
+        stepper, arena, size = self.stepper, self.stepper.model.arena, len(self.windows)
+        parts = stepper.tokens // (stepper.batch * stepper.model.config.block_size)
+        at = len(self.losses) * parts
+        batches = [self.windows[(at + part) % size] for part in range(parts)]
+        targets = max(1, sum(int(np.count_nonzero(y != IGNORED)) for _, y in batches))
+        values, total = stepper.arguments(step, targets), 0.0
+        for part, (x, y) in enumerate(batches):
+            values["first_row"] = part * x.size
+            total += self._forward_backward(x, y, values)
+        self.losses.append(total / targets)
+        before = {name: array.copy() for name, array in arena.tensors().items()}
+        for name, seen in self._weights.items():
+            seen.gradients.append(rms(arena.gradient(name)))
+            self._meet(math.isfinite(seen.gradients[-1]), name, "gradient")
+        if self.first_nonfinite:
+            return
+        scale = clip_scale(global_norm(arena.gradients, norm_scratch()), stepper.clip)
+        stepper.updater.update(step + 1, self.schedule.rate(step), scale)
+        for name, seen in self._weights.items():
+            moved, weight = rms(arena.parameter(name) - before[name]), rms(before[name])
+            seen.updates.append(moved)
+            if weight > 0:
+                seen.ratios.append(moved / weight)
+            self._meet(math.isfinite(moved), name, "update")
+
+    def _forward_backward(self, x: Array, y: Array, values: Mapping[str, Any]) -> float:
+        replay = self.stepper.replay
+        replay.given["tokens"][:] = x.reshape(-1)
+        replay.given["targets"][:] = y.reshape(-1)
+        plan, loss, done = replay.plan, 0.0, set[int]()
+        bound = [*replay.forward_runs, *replay.backward_runs]
+        for run, (kernel, fixed, names) in zip([*plan.forward, *plan.backward], bound, strict=True):
+            kernel(*fixed, *[values[name] for name in names])
+            number = self._numbers[id(run.call)]
+            if run.direction != "backward":
+                output = next(iter(run.call.outputs))
+                if output in run.places:
+                    array = replay.array(run.places[output])
+                    self._meet(self._outputs[number].add(array), self.names[number], "activation")
+            if run.direction != "forward":
+                self._see_gradients(run, number, done)
+            if run.direction == "forward_backward":
+                loss = float(replay.results["losses"].sum(dtype=np.float64))
+        return loss
+
+    def _see_gradients(self, run: Run, number: int, done: set[int]) -> None:
+        """After a backward run: gradients of activations that it wrote or read, each once (`done`) a micro-batch."""
+        found = {}
+        for name, place in run.places.items():
+            if place.key[0] != GRADIENT:
+                continue
+            found[name], tensor = self.stepper.replay.array(place), place.key[1]
+            if tensor not in done:
+                done.add(tensor)
+                self._meet(self._gradients[tensor].add(found[name]), self.names[number], "gradient")
+        if is_pointwise(run.call.layer):
+            names = [*run.call.inputs, *run.call.outputs]
+            largest = [np.abs(found[gradient(name)]).max(axis=0) for name in names]
+            before = self._units.get(number, largest)
+            self._units[number] = [np.maximum(*pair) for pair in zip(before, largest, strict=True)]
+
+    def _meet(self, finite: bool, name: str, what: str) -> None:
+        if not finite and not self.first_nonfinite:
+            self.first_nonfinite = f"{what} of {name} at step {self.first + len(self.losses) + 1}"
+
+    def _layers(self) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = []
+        for number, call in enumerate(self.program.calls):
+            if not self._outputs[number].count:
+                continue
+            output = next(iter(call.outputs.values()))
+            seen, back = self._outputs[number], self._gradients[output.index]
+            units = self._units.get(number)
+            dead = None if units is None else int(np.sum((units[1] > 0) & (units[0] <= PASSED * units[1])))
+            rows.append(
+                {
+                    "event": "flow",
+                    "kind": "layer",
+                    "name": self.names[number],
+                    "layer": call.layer.name,
+                    "shape": list(output.shape),
+                    "activation_rms": seen.rms,
+                    "activation_max": seen.largest,
+                    "gradient_rms": back.rms,
+                    "gradient_max": back.largest if back.count else None,
+                    "units": None if units is None else units[0].size,
+                    "dead": dead,
+                    "massive": seen.massive,
+                }
+            )
+        known = [row["gradient_rms"] for row in rows if row["gradient_rms"] and math.isfinite(row["gradient_rms"])]
+        median = statistics.median(known) if known else 0.0
+        return [{**row, "findings": layer_findings(row, median)} for row in rows]
+
+    def _parameters(self) -> list[dict[str, Any]]:
+        arena, rows = self.stepper.model.arena, []
+        for name in self.program.parameters:
+            seen = self._weights[name]
+            parameter, values = arena.parameters[name], arena.parameter(name)
+            gain = parameter.init.std == 0 and parameter.init.value != 0
+            row = {
+                "event": "flow",
+                "kind": "parameter",
+                "name": name,
+                "shape": list(parameter.shape),
+                "weight_rms": seen.weight,
+                "gradient_rms": _mean(seen.gradients),
+                "update_rms": _mean(seen.updates),
+                "update_ratio": _mean(seen.ratios),
+                "shut": int(np.sum(np.abs(values) < PASSED * abs(parameter.init.value))) if gain else None,
+            }
+            rows.append({**row, "findings": parameter_findings(row)})
+        return rows
+
+
+def layer_findings(row: Mapping[str, Any], median: float) -> list[str]:
+    """What is out of the ordinary in a layer's row, where `median` is that of all layers' gradients."""
+    back = row["gradient_rms"]
+    if not _finite(row["activation_rms"], back):
+        return [NOT_FINITE]
+    return _named(
+        {
+            "zero activations": row["activation_max"] == 0,
+            "massive activations": row["massive"],
+            "dead units": bool(row["dead"]),
+            "zero gradient": back == 0,
+            "vanishing": back is not None and 0 < back < median / SPREAD,
+            "exploding": back is not None and back > SPREAD * median > 0,
+        }
+    )
+
+
+def parameter_findings(row: Mapping[str, Any]) -> list[str]:
+    """What is out of the ordinary in a parameter's row; ratios are judged of matrices, since biases start at 0."""
+    if not _finite(row["weight_rms"], row["gradient_rms"], row["update_rms"]):
+        return [NOT_FINITE]
+    ratio = row["update_ratio"] if len(row["shape"]) > 1 else None
+    return _named(
+        {
+            "zero gradient": row["gradient_rms"] == 0,
+            "gain at zero": bool(row["shut"]),
+            "large update": ratio is not None and ratio > LARGE_UPDATE,
+            "lost update": ratio is not None and ratio < LOST_UPDATE and row["gradient_rms"] != 0,
+        }
+    )
+
+
+def names_of(program: Program) -> list[str]:
+    """A name for each call: that of its parameters, or block and layer; a number where a name comes again."""
+    names: list[str] = []
+    block = ""
+    for call in program.calls:
+        if call.label != call.layer.name:
+            name, found = call.label, re.match(r"(.*\.\d+)\.", call.label)
+            block = f"{found[1]}." if found else ""
+        else:
+            name = block + call.layer.name
+        times = sum(other.split(" ")[0] == name for other in names)
+        names.append(f"{name} {times + 1}" if times and _computes(call) else name)
+    return names
+
+
+def is_pointwise(layer: Layer) -> bool:
+    """Whether each output is a function of one input and nothing else: one input, one output of its shape."""
+    shapes = [*layer.inputs.values(), *layer.outputs.values()]
+    other = layer.params or layer.saved or layer.step_args or layer.consts or layer.alias
+    return len(shapes) == 2 and shapes[0] == shapes[1] and is_real(shapes[0]) and not other
+
+
+def _computes(call: Call) -> bool:
+    return bool(call.layer.forward or call.layer.forward_backward)
+
+
+def _finite(*figures: float | None) -> bool:
+    return all(math.isfinite(figure) for figure in figures if figure is not None)
+
+
+def _named(findings: Mapping[str, bool]) -> list[str]:
+    return [name for name, found in findings.items() if found]
+
+
+def _mean(figures: Sequence[float]) -> float | None:
+    """The root mean square over steps."""
+    return math.sqrt(sum(figure * figure for figure in figures) / len(figures)) if figures else None
