@@ -102,7 +102,8 @@ stop text, or at the end of a text where the tokenizer has one. Beyond the windo
 
 ## gradcheck
 
-`--layer NAME` (may be repeated), `--float32`, `--flow`, `--seed N`, `--threads N`, `--json`. Exit code 3 when a check failed: layer, tensor,
+`--layer NAME` (may be repeated), `--float32`, `--flow`, `--seed N`, `--threads N` (1, since more of them only wait for each other; with `--flow`
+all cores), `--json`. Exit code 3 when a check failed: layer, tensor,
 entry, both values and the tensor's shape are named. [How it is done](correctness.md#the-gradient-check).
 
 Without RUN every layer is checked at every sample shape, then small models of every architecture. With RUN its parameters are, with its

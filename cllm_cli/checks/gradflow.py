@@ -6,6 +6,7 @@ out of the ordinary is named:
 
     not finite           A NaN or an infinity. Nothing is learned from there on, so the observation ends with this step.
     zero activations     Every output is exactly 0; `zero gradient` likewise. What stands before learns nothing.
+    zero weights         Every entry of a matrix is exactly 0 before the first step.
     vanishing,           A layer's gradient is below 1/SPREAD or above SPREAD of the median layer's. Depth multiplies
     exploding            gradients by a factor a layer, which should stay near 1 (Glorot & Bengio 2010, AISTATS 9;
                          Pascanu, Mikolov & Bengio 2013, arXiv:1211.5063); ten layers of a factor of 2 make a thousand.
@@ -265,6 +266,7 @@ def parameter_findings(row: Mapping[str, Any]) -> list[str]:
     ratio = row["update_ratio"] if len(row["shape"]) > 1 else None
     return _named(
         {
+            "zero weights": len(row["shape"]) > 1 and row["weight_rms"] == 0,
             "zero gradient": row["gradient_rms"] == 0,
             "gain at zero": bool(row["shut"]),
             "large update": ratio is not None and ratio > LARGE_UPDATE,

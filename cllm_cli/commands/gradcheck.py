@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cllm_cli.commands.options import Debug, Json, Quiet, Threads
+from cllm_cli.commands.options import MOST_THREADS, Debug, Json, Quiet, allow_threads
 from cllm_cli.errors import ConfigError
 
 
@@ -28,7 +28,18 @@ def gradcheck(
         bool, typer.Option("--flow", help="Activations, gradients and updates over a few steps instead.")
     ] = False,
     seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Of the numbers that are checked.")] = 1337,
-    threads: Threads = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            "--threads",
+            callback=allow_threads,
+            min=1,
+            max=MOST_THREADS,
+            metavar="N",
+            help="Threads (default: 1; with --flow all cores).",
+            show_default=False,
+        ),
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,

@@ -7,6 +7,7 @@ matrices.
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
@@ -96,7 +97,11 @@ def _show_end(end: Row, rows: list[Row], printer: Printer) -> None:
             named.setdefault(finding, []).append(_short(row["name"]))
     for finding, names in named.items():
         more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-        printer.show(Text.assemble((finding, "bold red"), f": {', '.join(names[:NAMED])}{more}"))
+        line = f"{finding}: {', '.join(names[:NAMED])}{more}"
+        for number, part in enumerate(textwrap.wrap(line, printer.width or len(line), subsequent_indent="  ")):
+            text = Text(part)
+            text.stylize("bold red", 0, 0 if number else len(finding))
+            printer.show(text)
     losses = end["losses"]
     change = f"loss {loss(losses[0])} to {loss(losses[-1])}, " if losses else ""
     steps = f"{end['steps']} step{'' if end['steps'] == 1 else 's'} of {end['batch']} x {end['time']} tokens, "

@@ -69,7 +69,10 @@ def show_gradcheck(rows: Iterable[Row], stream: TextIO) -> None:
         if row["event"] == "end":
             failed = row["failed"]
             verdict = (f"{count(failed)} failed", "bold red") if failed else ("all passed", "bold green")
-            printer.show(Text.assemble(f"{count(row['checks'])} checks, ", verdict, _worst(row)))
+            if "directions" in row:
+                printer.show(f"{row['directions']} directions and {row['entries']} entries of each tensor")
+            taken = f" in {duration(row['seconds'])}" if "seconds" in row else ""
+            printer.show(Text.assemble(f"{count(row['checks'])} checks{taken}, ", verdict, _worst(row.get("worst"))))
             continue
         sizes = row.get("sizes") or {}
         printer.show(
@@ -91,15 +94,13 @@ def show_gradcheck(rows: Iterable[Row], stream: TextIO) -> None:
             printer.show(Text(f"  at {one_line(row['entry'])} of shape {row['shape']}: {values}", "red"))
 
 
-def _worst(end: Row) -> str:
-    """The rest of the last line: the check that came nearest its tolerance, how much was checked, and the time."""
-    worst, line = end.get("worst"), ""
-    if worst:
-        line += f"; worst {scientific(worst['error'])} of {scientific(worst['tolerance'])}"
-        line += f" ({one_line(worst['layer'])}, {one_line(worst['tensor']).removeprefix('transformer.')})"
-    if "directions" in end:
-        line += f"; {end['directions']} directions and {end['entries']} entries a tensor"
-    return line + (f"; {duration(end['seconds'])}" if "seconds" in end else "")
+def _worst(check: Row | None) -> str:
+    """The rest of the last line: the check that came nearest its tolerance."""
+    if not check:
+        return ""
+    name = one_line(str(check["tensor"])).removeprefix("transformer.")
+    name = name if "." in name else f"{one_line(str(check['layer']))} {name}"
+    return f"; worst {scientific(check['error'])} of {check['tolerance']:.2g} ({name})"
 
 
 PROFILE = (

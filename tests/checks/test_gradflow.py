@@ -115,6 +115,7 @@ def test_zeroed_weights_are_named():
 
     findings, _ = found(zero, 1)
     assert findings[f"{BLOCK}.mlp.c_fc"] == findings[f"{BLOCK}.gelu"] == ["zero activations"]
+    assert findings[f"{BLOCK}.mlp.c_fc.weight"] == ["zero weights"]
     assert findings[f"{BLOCK}.ln_2"] == findings[f"{BLOCK}.mlp.c_proj.weight"] == ["zero gradient"]
 
 
@@ -228,6 +229,8 @@ def test_thresholds_of_layers(change, median, wanted):
         ({"update_ratio": 2.0**-25}, ["lost update"]),
         ({"update_ratio": 0.0, "gradient_rms": 0.0}, ["zero gradient"]),
         ({"update_ratio": None, "update_rms": None}, []),
+        ({"weight_rms": 0.0, "update_ratio": None}, ["zero weights"]),
+        ({"weight_rms": 0.0, "update_ratio": None, "shape": [3]}, []),
         ({"shut": 1}, ["gain at zero"]),
         ({"shut": None}, []),
         ({"update_rms": math.nan}, ["not finite"]),
