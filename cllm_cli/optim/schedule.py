@@ -67,8 +67,9 @@ def cosine(schedule: Schedule, step: int) -> float:
 
 
 def wsd(schedule: Schedule, step: int) -> float:
-    start = schedule.total * (1 - schedule.decay)
-    if schedule.decay == 0 or step < start:
+    fall = schedule.total * schedule.decay
+    start = schedule.total - fall
+    if fall == 0 or step < start:
         return schedule.peak
-    fallen = min(1.0, (step - start) / (schedule.total - start))
+    fallen = min(1.0, (step - start) / fall)
     return schedule.peak + (schedule.least - schedule.peak) * fallen
