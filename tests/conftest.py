@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import os
 
-# Two cores must be able to run the three threads that the tests compare; and those must not spin while others wait.
-os.environ["NUMBA_NUM_THREADS"] = str(max(4, int(os.environ.get("NUMBA_NUM_THREADS", "4"))))
+# Two cores must be able to run the seven threads that the tests compare; and those must not spin while others wait.
+os.environ["NUMBA_NUM_THREADS"] = str(max(8, int(os.environ.get("NUMBA_NUM_THREADS", "8"))))
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import numpy as np
 import pytest
+from hypothesis import settings
+
+# The same examples in every run, and no clock: what fails, fails everywhere.
+settings.register_profile("laws", derandomize=True, deadline=None, database=None)
+settings.load_profile("laws")
 
 
 class Guarded:
@@ -51,9 +56,9 @@ def guarded():
     return Guarded()
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(autouse=True)
 def _two_threads():
-    """What is not about threads runs on two, as on the smallest machine."""
+    """What is not about threads runs on two, as on the smallest machine, whatever the test before it has set."""
     import numba
 
     numba.set_num_threads(2)

@@ -85,7 +85,7 @@ def test_heads_and_sequences_know_nothing_of_each_other(dtype):
 @pytest.mark.parametrize("time", [STRIP - 1, STRIP, STRIP + 1, 3 * STRIP + MR + 1])
 def test_one_head_shared_by_several_threads_has_the_same_bits(dtype, time, set_threads):
     found = []
-    for threads in (1, 2, 3):
+    for threads in (1, 2, 3, 7):
         set_threads(threads)
         bench = bench_of(dtype, B=1, T=time, NH=1, HS=16)
         bench.step()

@@ -17,7 +17,7 @@ precisions = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @precisions
 @pytest.mark.parametrize("columns", [1, COLUMNS - 1, COLUMNS, COLUMNS + 1, 3 * COLUMNS + 5])
 def test_gradients_of_a_token_that_repeats_add_up(dtype, columns, set_threads):
-    for threads in (1, 3):
+    for threads in (1, 2, 3, 7):
         set_threads(threads)
         bench = Bench(EMBEDDING, {"N": 6, "V": 4, "C": columns}, dtype)
         bench.arrays["tokens"][...] = [2, 0, 2, 2, 3, 0]

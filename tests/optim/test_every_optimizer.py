@@ -138,7 +138,7 @@ def test_vectors_are_never_decayed(name):
 def test_same_bits_for_every_number_of_threads(name, dtype, set_threads):
     large = [Parameter(p.name, tuple(37 * size for size in p.shape), p.group, p.init) for p in PARAMETERS]
     found = []
-    for threads in (1, 2, 3):
+    for threads in (1, 2, 3, 7):
         set_threads(threads)
         updater = updater_of(name, dtype, large)
         for step in (1, 2):
@@ -146,7 +146,7 @@ def test_same_bits_for_every_number_of_threads(name, dtype, set_threads):
             updater.update(step, 0.02, 0.5)
         states = [flat for group in GROUPS for flat in updater.state[group].values()]
         found.append(b"".join(flat.tobytes() for flat in [updater.arena.values, *states]))
-    assert found[0] == found[1] == found[2]
+    assert len(set(found)) == 1
 
 
 @optimizers

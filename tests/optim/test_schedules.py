@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 
 import pytest
+from hypothesis import strategies as st
+from laws import law
 from reference import schedules as oracle
 
 from cllm_cli.optim.schedule import SCHEDULES, Schedule
@@ -24,6 +26,25 @@ def test_every_step_is_that_of_the_closed_form(name, warmup, total, decay):
     for step in range(total + 10):
         wanted = oracle.SCHEDULES[name](step, lr=3e-3, min_lr=2e-4, warmup=warmup, total=total, decay_fraction=decay)
         assert schedule.rate(step) == pytest.approx(wanted, rel=1e-12)
+
+
+@names
+@law(
+    40,
+    2000,
+    peak=st.floats(1e-6, 10),
+    share=st.floats(0, 1),
+    warmup=st.integers(0, 400),
+    total=st.integers(1, 1000),
+    decay=st.floats(0, 1),
+    step=st.integers(0, 1200),
+)
+def test_any_step_of_any_schedule_is_that_of_the_closed_form(name, peak, share, warmup, total, decay, step):
+    least = peak * share
+    rate = Schedule(name, peak, least, warmup, total, decay).rate(step)
+    wanted = oracle.SCHEDULES[name](step, lr=peak, min_lr=least, warmup=warmup, total=total, decay_fraction=decay)
+    assert rate == pytest.approx(wanted, rel=1e-9)
+    assert (0 if step < warmup else least * (1 - 1e-12)) <= rate <= peak * (1 + 1e-12)
 
 
 @names

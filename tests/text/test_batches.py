@@ -7,6 +7,8 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from hypothesis import strategies as st
+from laws import law
 
 from cllm_cli.errors import CorpusError
 from cllm_cli.text.batches import IGNORED, Sampler, Windows, permuted
@@ -104,6 +106,32 @@ def test_the_position_is_the_whole_state(tokens, block):
         assert sampler.position == position + 10
         sampler.position = 5
         assert drawn(sampler, 2) == straight[5:7]
+
+
+@law(
+    25,
+    1000,
+    block=st.integers(1, 40),
+    more=st.integers(1, 300),
+    seed=st.integers(0, 2**63 - 1),
+    turn=st.one_of(st.integers(0, 3), st.integers(0, 2**40)),
+    place=st.floats(0, 1),
+    batch=st.integers(1, 9),
+)
+def test_any_round_covers_the_text_without_repeats_from_any_place_on(block, more, seed, turn, place, batch):
+    """A round has each window that fits once, epoch by epoch; who resumes at any position sees the rest of it."""
+    tokens = block + more
+    fitting = range(tokens - block)
+    sampler = Sampler(numbered(tokens), block, seed, position=turn * len(fitting))
+    starts = drawn(sampler, len(fitting))
+    assert sorted(starts) == list(fitting)
+    for _, epoch, wanted in epochs_of(starts, tokens, block):
+        assert sorted(epoch) == wanted
+    done = int(place * (len(fitting) - 1))
+    resumed = Sampler(numbered(tokens), block, seed, position=turn * len(fitting) + done)
+    taken = drawn(resumed, batch * ((len(fitting) - done) // batch), batch)
+    assert taken == starts[done : done + len(taken)]
+    assert resumed.position == turn * len(fitting) + done + len(taken)
 
 
 def test_the_seed_decides_the_order():
