@@ -2,6 +2,8 @@
 
 u = √(2/π) (x + 0.044715 x³)        t = tanh u        out = ½ x (1 + t)
 dx = dout · (½ (1 + t) + ½ x (1 − t²) √(2/π) (1 + 3 · 0.044715 x²))
+
+Errors of out in float32: GELU ≤ 3 ulp, below 0 in ulp of x, since 1 + t cancels there.
 """
 
 from __future__ import annotations

@@ -6,11 +6,13 @@ They are cached beside the package's kernels, in a folder that is keyed by this 
 from __future__ import annotations
 
 import hashlib
+import math as libm
 from pathlib import Path
 from types import FunctionType
 
 import numba
 import numpy as np
+from numba import prange
 
 from cllm_cli.kernels import gemm, math, pointers, simd
 from cllm_cli.kernels.jit import FLAGS, KernelCacheLocator, cache_root, source_key
@@ -34,13 +36,18 @@ class Locator(KernelCacheLocator):
         return cls(Path(py_file), function, cache_root())
 
 
-def compiled(function):
+def compiled(function, flags=FLAGS):
     before = numba.config.CACHE_LOCATOR_CLASSES
     numba.config.CACHE_LOCATOR_CLASSES = f"{__name__}.{Locator.__name__}"
     try:
-        return numba.njit(cache=cache_root() is not None, **FLAGS)(function)
+        return numba.njit(cache=cache_root() is not None, **flags)(function)
     finally:
         numba.config.CACHE_LOCATOR_CLASSES = before
+
+
+def judge(function):
+    """What judges kernels is compiled without their freedom to reorder."""
+    return compiled(function, FLAGS | {"fastmath": False, "parallel": "prange" in function.__code__.co_names})
 
 
 def plain(dispatcher):
@@ -119,3 +126,140 @@ def parts(mantissa, exponent, x):
 @compiled
 def threads():
     return thread_count()
+
+
+CANARIES = 64
+
+
+@compiled
+def placed(flat, count, at_end):
+    """`count` elements of a fenced array, flush with one of its fences; the rest of it is NaN."""
+    return flat[flat.size - count :] if at_end else flat[:count]
+
+
+@compiled
+def alive(flat, count, at_end):
+    """Whether the elements next to what `placed` gave are NaN as before."""
+    for i in range(min(CANARIES, flat.size - count)):
+        value = flat[flat.size - count - 1 - i] if at_end else flat[count + i]
+        if value == value:
+            return False
+    return True
+
+
+@compiled
+def products(sizes, spaces, form, first_at_end, c_flat, a_flat, b_flat, bias_flat, pack_flat, values):
+    """Products of all sizes (m, n, k) in a form (nn, nt, tn, nn_bias), operands flush with one fence and the other by
+    turns.
+
+    Gives the number of the first size whose product is wrong or that was written beside C, −1 for none; and how many
+    products there were. An element may be off by k + 2 roundings of the magnitudes of its terms, and as much again.
+    """
+    unit = 2.0**-53 if c_flat.itemsize == 8 else 2.0**-24
+    calls, drawn = 0, 0
+    for number in range(sizes.shape[0]):
+        m, n, k = sizes[number, 0], sizes[number, 1], sizes[number, 2]
+        at_end = first_at_end ^ (number % 2 == 1)
+        a, b = placed(a_flat, m * k, at_end), placed(b_flat, k * n, at_end)
+        c, bias = placed(c_flat, m * n, at_end), placed(bias_flat, n, at_end)
+        pack = placed(pack_flat, spaces[number], at_end)
+        drawn = (drawn + 101) % 997
+        a[:] = values[drawn : drawn + m * k]
+        b[:] = values[drawn + m * k : drawn + m * k + k * n]
+        bias[:] = values[:n]
+        for accumulate in (False, True):
+            if form == 3 and accumulate:
+                continue
+            if accumulate:
+                c[:] = values[: m * n]
+            else:
+                c[:] = np.nan
+            pack[:] = np.nan
+            out = c.reshape(m, n)
+            if form == 0:
+                gemm.gemm_nn(out, a.reshape(m, k), b.reshape(k, n), pack, accumulate)
+            elif form == 1:
+                gemm.gemm_nt(out, a.reshape(m, k), b.reshape(n, k), pack, accumulate)
+            elif form == 2:
+                gemm.gemm_tn(out, a.reshape(k, m), b.reshape(k, n), pack, accumulate)
+            else:
+                gemm.gemm_nn_bias(out, a.reshape(m, k), b.reshape(k, n), bias, pack)
+            calls += 1
+            a_row, a_column = (1, m) if form == 2 else (k, 1)
+            b_row, b_column = (1, k) if form == 1 else (n, 1)
+            for i in range(m):
+                for j in range(n):
+                    total = 0.0
+                    if form == 3:
+                        total = np.float64(bias[j])
+                    elif accumulate:
+                        total = np.float64(values[i * n + j])
+                    terms = abs(total)
+                    for p in range(k):
+                        term = np.float64(a[i * a_row + p * a_column]) * np.float64(b[p * b_row + j * b_column])
+                        total += term
+                        terms += abs(term)
+                    if not abs(out[i, j] - total) <= 2 * (k + 2) * unit * terms:
+                        return number, calls
+        if not (alive(c_flat, m * n, at_end) and alive(a_flat, m * k, at_end) and alive(b_flat, k * n, at_end)):
+            return number, calls
+        if not alive(pack_flat, spaces[number], at_end):
+            return number, calls
+        for flat, count in ((a_flat, m * k), (b_flat, k * n), (c_flat, m * n), (bias_flat, n)):
+            placed(flat, count, at_end)[:] = np.nan
+        pack[:] = np.nan
+    return -1, calls
+
+
+@judge
+def exact(name, x):
+    """exp, tanh, log or GELU of x in double: libm's, whose own error is a 2⁻²⁹ of what is measured."""
+    if name == 0:
+        return np.inf if x > 89 else 0.0 if x < -104 else libm.exp(x)
+    if name == 1:
+        y = abs(x)
+        y = 1.0 if y > 10 else y - y * y * y / 3 if y < 2.0**-12 else libm.tanh(y)
+        return -y if x < 0 else y
+    if name == 2:
+        return libm.log(x)
+    u = 0.7978845608028654 * (x + 0.044715 * x * x * x)
+    return x if u > 40 else -0.0 if u < -400 else x / (1.0 + libm.exp(-2 * u))
+
+
+@judge
+def ulp(value):
+    """The distance between neighbouring float32 about a double, from 2⁻¹⁴⁹ to 2¹⁰⁴."""
+    exponent = ((np.float64(value).view(np.int64) >> 52) & 0x7FF) - 1023
+    return np.int64((min(max(exponent, -126), 127) - 23 + 1023) << 52).view(np.float64)
+
+
+@judge
+def error_of(name, x, out):
+    """How far `out` is off, in ulp; of GELU below 0 in ulp of x. Overflow is the next number after the largest.
+
+    A NaN that is lost or made is an infinite error. What a function does not promise is none: log of what is no
+    positive normal number, GELU of −∞.
+    """
+    if x != x:
+        return np.inf if out == out else 0.0
+    if (name == 2 and not 2.0**-126 <= x < np.inf) or (name == 3 and x == -np.inf):
+        return 0.0
+    if out != out:
+        return np.inf
+    most = 2.0**128
+    wanted = min(max(exact(name, x), -most), most)
+    got = min(max(out, -most), most)
+    return abs(got - wanted) / ulp(x if name == 3 and x < 0 else wanted)
+
+
+@judge
+def worst_error(name, x, out):
+    """For each of 16 chunks of x the largest error of out, and its place."""
+    chunks = 16
+    errors, places = np.zeros(chunks), np.zeros(chunks, np.int64)
+    for chunk in prange(chunks):
+        for i in range(chunk * x.size // chunks, (chunk + 1) * x.size // chunks):
+            error = error_of(name, np.float64(x[i]), np.float64(out[i]))
+            if error > errors[chunk]:
+                errors[chunk], places[chunk] = error, i
+    return errors, places

@@ -66,18 +66,6 @@ def test_the_stated_bounds_hold(name, dtype):
     assert error <= BOUNDS[name], where
 
 
-@pytest.mark.slow
-@functions
-def test_the_stated_bounds_hold_for_a_fine_grid_of_float32(name):
-    for part in range(16):
-        x = (np.arange(2**32 // 127 // 16, dtype=np.uint64) * 127 + part * 2**28).astype(np.uint32).view(np.float32)
-        x = x[np.isfinite(x)]
-        x = x[x >= np.finfo(np.float32).tiny] if name == "log" else x
-        if x.size:
-            error, where = worst(name, x)
-            assert error <= BOUNDS[name], where
-
-
 @pytest.mark.parametrize(("name", "bound"), BOUNDS.items())
 def test_the_module_states_these_bounds(name, bound):
     assert f"{name} ≤ {bound:g} ulp" in math.__doc__

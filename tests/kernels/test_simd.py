@@ -57,6 +57,22 @@ def test_microkernel(dtype, k, add, ld_start, guarded):
 
 
 @precisions
+@pytest.mark.parametrize("ld_start", [0, 5])
+def test_what_a_tile_starts_from_is_added_to_the_rounded_sum(dtype, ld_start):
+    """So a tile over the edge of C, which is added to outside of the micro-kernel, has the bits of a whole one."""
+    rng = np.random.default_rng(9)
+    nr = columns(np.dtype(dtype).itemsize)
+    a, b = (rng.standard_normal(40 * width).astype(dtype) for width in (MR, nr))
+    start = 100 * rng.standard_normal((MR, nr + ld_start)).astype(dtype)
+    first = start[:, :nr] if ld_start else start[0]
+    for kernel in (tile, plain(tile)):
+        alone, added = np.empty((MR, nr), dtype), np.empty((MR, nr), dtype)
+        kernel(alone.reshape(-1), a, b, start.reshape(-1), 40, nr, 0, False)
+        kernel(added.reshape(-1), a, b, start.reshape(-1), 40, nr, (nr + ld_start) if ld_start else 0, True)
+        assert np.array_equal(added, alone + first)
+
+
+@precisions
 def test_scale(dtype):
     magic = dtype(ROUND[np.dtype(dtype).name])
     largest = np.finfo(dtype).maxexp
@@ -72,6 +88,10 @@ def test_scale(dtype):
     assert np.array_equal(out[~tiny], other[~tiny])
     assert np.all(np.abs(out[tiny] - other[tiny]) <= np.finfo(dtype).smallest_subnormal)
     assert np.isinf(out[-1])
+    nan = np.array([np.nan], dtype)
+    for scaling in (scaled, plain(scaled)):
+        scaling(out[:1], nan, nan)
+        assert np.isnan(out[0])
 
 
 @precisions
