@@ -60,7 +60,7 @@ class Sampler:
             )
         self.block_size = block_size
         self.position = position
-        self._windows = np.lib.stride_tricks.sliding_window_view(tokens, block_size + 1)
+        self._tokens = tokens
         # A phase above the slack would leave a short text without any window.
         slack = tokens.size - 1 - block_size
         self._phases = min(block_size, slack + 1)
@@ -94,12 +94,12 @@ class Sampler:
             if not 0 <= offset < self._starts.size:
                 self._first, offset = self.position, 0
                 self._starts = self._starts_from(self.position)
-            starts = self._starts[offset : offset + batch - done]
-            rows = self._windows[starts]
-            x_out[done : done + starts.size] = rows[:, :-1]
-            y_out[done : done + starts.size] = rows[:, 1:]
-            done += starts.size
-            self.position += starts.size
+            for start in self._starts[offset : offset + batch - done]:
+                # Window by window: all at once would be copied to memory of its own first.
+                x_out[done] = self._tokens[start : start + self.block_size]
+                y_out[done] = self._tokens[start + 1 : start + 1 + self.block_size]
+                done += 1
+                self.position += 1
 
     def _starts_from(self, position: int) -> IdArray:
         """Where the AHEAD windows from `position` on start, as indices of tokens."""

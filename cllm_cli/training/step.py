@@ -41,6 +41,7 @@ class Stepper:
         self._y = np.zeros((accumulate, batch, time), np.int32)
         self._counted = np.zeros((accumulate, batch, time), np.bool_)
         self._part = norm_scratch()
+        self._losses = np.zeros(batch * time)  # in double, so that summing them needs no memory
 
     @property
     def batch(self) -> int:
@@ -72,7 +73,8 @@ class Stepper:
             self.replay.given["targets"][:] = self._y[micro].reshape(-1)
             arguments["first_row"] = micro * batch * time
             self.replay.forward(**arguments)
-            total += float(losses.sum(dtype=np.float64))
+            self._losses[:] = losses
+            total += float(self._losses.sum())
             self.replay.backward(**arguments)
         loss = total / targets
         norm = global_norm(self.model.arena.gradients, self._part)
