@@ -27,7 +27,7 @@ def configs(draw, dropouts=(0.0,)):
         "gpt2",
         n_layer=draw(st.integers(1, 2)),
         n_head=heads,
-        n_embd=heads * draw(st.integers(2, 6)),
+        n_embd=heads * draw(st.integers(3, 6)),
         n_hidden=draw(st.integers(1, 20)),
         block_size=LONGEST,
         vocab_size=draw(st.integers(2, 30)),
