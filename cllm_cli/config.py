@@ -177,7 +177,11 @@ def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
     """
     merged: dict[str, Any] = {}
     for layer in layers:
-        stated = {known_setting(name): value for name, value in layer.items() if value is not None}
+        said = [(known_setting(name), value) for name, value in layer.items() if value is not None]
+        stated = dict(said)
+        if len(stated) < len(said):
+            twice = next(name for name in stated if sum(other == name for other, _ in said) > 1)
+            raise ConfigError(f"'{twice}' is set twice, once by another name", "keep one of them")
         if any(name in stated for name in LENGTHS):
             merged = {name: value for name, value in merged.items() if name not in LENGTHS}
         merged.update(stated)

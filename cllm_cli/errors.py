@@ -2,7 +2,7 @@
 
 CllmError                    exit 1   every error that is ours: one line that says what, one hint that says what to do
 ├── ConfigError              exit 1   an unknown or unfit setting, preset, tokenizer, optimizer, …
-│   └── UsageError           exit 2   a number out of its range, arguments that exclude each other
+│   └── UsageError           exit 2   a number out of its range
 ├── CorpusError              exit 1   text that is missing, empty, too short or cannot be decoded
 ├── RunError                 exit 1   a run folder that is missing, in the way, incomplete or damaged
 ├── TrainingError            exit 1   a training run that cannot go on, such as a loss that is not finite

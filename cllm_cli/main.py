@@ -86,6 +86,8 @@ def main(args: Sequence[str]) -> int:
     except SystemExit as ended:  # Typer's own way out: of a closed pipe, and of shell completion
         if isinstance(ended.__context__, BrokenPipeError):
             return _unheard()
+        if ended.code == 130:
+            return _fail("interrupted", "", 130, debug)
         return ended.code if isinstance(ended.code, int) else 0
     except (MemoryError, OverflowError):
         return _no_memory(debug)

@@ -12,14 +12,14 @@ import numpy as np
 from cllm_cli.checks.differences import DIRECTIONS
 from cllm_cli.checks.gradflow import Flow
 from cllm_cli.checks.trial import Trial, text_trial
-from cllm_cli.config import Settings, make_settings, preset
+from cllm_cli.config import make_settings, preset
 from cllm_cli.errors import CorpusError
 from cllm_cli.model.build import ModelConfig
 from cllm_cli.model.program import TRAIN
-from cllm_cli.optim.schedule import Schedule
 from cllm_cli.text.batches import Windows
 from cllm_cli.text.tokenizers.base import TokenArray
 from cllm_cli.training import checkpoint
+from cllm_cli.training.resolve import schedule_of
 from cllm_cli.training.run_folder import RunFolder
 from cllm_cli.training.session import Session, rehearsal
 
@@ -75,13 +75,6 @@ def package_text() -> TokenArray:
     """The package's own source files one after another: real text that is always at hand, as byte ids."""
     files = sorted((Path(__file__).parent.parent).rglob("*.py"))
     return np.frombuffer(b"".join(file.read_bytes() for file in files), np.uint8)
-
-
-def schedule_of(settings: Settings) -> Schedule:
-    """The learning rates of resolved settings."""
-    lr, least = settings.lr or 0.0, settings.min_lr or 0.0
-    total = settings.schedule_steps or settings.steps or 10**9
-    return Schedule(settings.schedule, lr, least, settings.warmup or 0, total, settings.decay_fraction)
 
 
 def _flow(session: Session, tokens: TokenArray, first: int) -> Flow:

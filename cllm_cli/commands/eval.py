@@ -61,11 +61,13 @@ def evaluate(
     prepare(evaluator.calls(), quiet or json)
     progress = not quiet and not json and not is_plain(sys.stderr)
     found: Any = None
-    for found in evaluator.score():
-        if progress and not isinstance(found, Score):
-            sys.stderr.write(f"\r{found.done} of {found.total} batches")
-    if progress:
-        sys.stderr.write("\r\x1b[K")
+    try:
+        for found in evaluator.score():
+            if progress and not isinstance(found, Score):
+                sys.stderr.write(f"\r{found.done} of {found.total} batches")
+    finally:
+        if progress:
+            sys.stderr.write("\r\x1b[K")
     row = {
         "event": "eval",
         "tokens": found.tokens,

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from cllm_cli.commands.options import Debug, Json, Quiet, Threads, as_utf8
+from cllm_cli.config import LARGEST
 
 
 def generate(
@@ -16,7 +17,9 @@ def generate(
     prompt: Annotated[
         str, typer.Option("--prompt", metavar="TEXT", help="What the text begins with; - reads standard input.")
     ] = "",
-    tokens: Annotated[int, typer.Option("--tokens", metavar="N", min=1, help="Tokens to write at most.")] = 500,
+    tokens: Annotated[
+        int, typer.Option("--tokens", metavar="N", min=1, max=LARGEST, help="Tokens to write at most.")
+    ] = 500,
     temperature: Annotated[
         float,
         typer.Option(

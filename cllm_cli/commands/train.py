@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 from pathlib import Path
@@ -58,25 +59,36 @@ def train(
     from cllm_cli.training import train as run_training
     from cllm_cli.training.signals import StopSignals
 
-    with StopSignals() as signals, make_reporter(json=json, quiet=quiet) as reporter:
+    with StopSignals(patient=False) as signals, make_reporter(json=json, quiet=quiet) as reporter:
+        records = run_training(
+            corpus,
+            out or default_folder(corpus),
+            resume=resume,
+            force=force,
+            init_from=init_from,
+            stdin=getattr(sys.stdin, "buffer", None),
+            stop=lambda: signals.received or (signal.SIGPIPE if unheard else 0),
+            **given,
+        )
+        unheard = False
         try:
-            for record in run_training(
-                corpus,
-                out or default_folder(corpus),
-                resume=resume,
-                force=force,
-                init_from=init_from,
-                stdin=getattr(sys.stdin, "buffer", None),
-                stop=lambda: signals.received,
-                **given,
-            ):
-                reporter.show(record)
+            for record in records:
+                signals.patient = True
+                try:
+                    reporter.show(record)
+                except BrokenPipeError:
+                    unheard = True  # the run saves what it has, as if it had been asked to
+                    with contextlib.suppress(Interrupted):
+                        for _ in records:
+                            pass
+                    raise
         except (KeyboardInterrupt, OSError) as error:
             # The second signal; or the first one was that the terminal went away, which cannot be told the results.
             if isinstance(error, OSError) and not signals.received:
                 raise
             number = signals.received or signal.SIGINT
-            raise Interrupted(number, "ended at once", "what was saved before is there: --resume goes on") from None
+            hint = "what was saved before is there: --resume goes on" if signals.patient else "nothing was changed"
+            raise Interrupted(number, "ended at once", hint) from None
 
 
 def default_folder(corpus: list[str]) -> Path:

@@ -48,4 +48,4 @@ def machine_gflops() -> float:
         started = time.perf_counter()
         multiply_in_cache(c, a, b, rounds)
         seconds.append(time.perf_counter() - started)
-    return 2 * rounds * c.size * DEPTH / min(seconds) / 1e9
+    return float(2 * rounds * c.size * DEPTH / min(seconds) / 1e9)

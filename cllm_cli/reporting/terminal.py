@@ -28,7 +28,7 @@ ASCII_SIGNS = Signs(done="=", head=">", rest="-", side="|", more="..", levels=" 
 
 
 def is_plain(stream: TextIO) -> bool:
-    """Whether `stream` gets plain lines: a pipe or a file, TERM=dumb, or NO_COLOR set to anything."""
+    """Whether `stream` gets plain lines: a pipe or a file, TERM=dumb, or NO_COLOR set and not empty."""
     try:
         interactive = stream.isatty()
     except ValueError:  # a stream that is closed

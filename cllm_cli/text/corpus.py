@@ -214,7 +214,9 @@ def check_long_enough(corpus: Corpus, block_size: int) -> None:
         raise CorpusError(
             f"the training text is too short: it has {_counted(train)}, a window of {block_size:,} needs "
             f"{block_size + 1:,}",
-            f"give more text, or use --block-size {train - 1} or less" if train > 1 else "give more text",
+            f"give more text, or --block-size {train - 1}{' or less' if train > 2 else ''}"
+            if train > 1
+            else "give more text",
         )
     if val < 2:
         raise CorpusError(
@@ -228,7 +230,7 @@ def _read(listing: Listing, encoder: Encoder, pile: Pile, stdin: BinaryIO | None
     documents = []
     for file in listing.files:
         with opened(file, stdin) as stream:
-            chunk = stream.read(CHUNK)
+            chunk = _chunk(stream)
             binary = b"\0" in chunk[:SNIFFED]
             if binary and not file.named:
                 listing.skipped["binary"] += 1
@@ -248,10 +250,20 @@ def _read(listing: Listing, encoder: Encoder, pile: Pile, stdin: BinaryIO | None
                 digest.update(chunk)
                 size += len(chunk)
                 pile.append(encoder.encode(chunk), encoder.size)
-                chunk = stream.read(CHUNK)
+                chunk = _chunk(stream)
             encoder.end()
             documents.append(Document(start, pile.size, size, digest.digest()))
     return documents
+
+
+def _chunk(stream: BinaryIO) -> bytes:
+    """The next CHUNK bytes, or what is left. A signal is heeded between the pieces that a pipe gives."""
+    pieces: list[bytes] = []
+    missing = CHUNK
+    while missing and (piece := stream.read1(missing)):  # type: ignore[attr-defined]
+        pieces.append(piece)
+        missing -= len(piece)
+    return b"".join(pieces)
 
 
 def _expected_tokens(encoder: Encoder, *listings: Listing) -> int:

@@ -138,11 +138,18 @@ def _walk(root: str, listing: Listing) -> None:
         for entry in entries:
             if entry.name.startswith("."):
                 listing.skipped["hidden"] += 1
-            elif entry.is_dir(follow_symlinks=False) or entry.is_file():
+            elif entry.is_dir(follow_symlinks=False) or _is_file(entry):
                 pending.append((entry.path, entry.is_dir()))
             else:
-                # A linked folder may lead in circles, a pipe blocks, a broken link leads nowhere.
+                # A linked folder may lead in circles, a pipe blocks, a broken link leads nowhere, or to itself.
                 listing.skipped["no regular file"] += 1
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:
+        return False
 
 
 def _is_folder(path: str) -> bool:

@@ -4,7 +4,7 @@ A checkpoint is a folder checkpoint/step-N, renamed into place when all of it is
 
     state.safetensors    weights by name, and the optimizer's state as <state>.<name>
     manifest.json        format, step, sampler position, best validation loss, hash of the settings, fingerprint of the
-                         corpus, length of metrics.jsonl, and size and sha256 of state.safetensors
+                         corpus, length of metrics.jsonl, size and sha256 of state.safetensors, sha256 of all this
 
 The last KEEP are kept. Random numbers are functions of seed and step, so step and position are all of their state.
 """
@@ -23,16 +23,17 @@ import numpy.typing as npt
 
 from cllm_cli.config import Settings, stated
 from cllm_cli.errors import RunError
-from cllm_cli.training.durable import file_hash, tensor_chunks, write_folder
-from cllm_cli.training.run_folder import RunFolder, copy_tensors, open_tensors
+from cllm_cli.training.durable import file_hash, manifest_hash, tensor_chunks, write_folder
+from cllm_cli.training.run_folder import RunFolder, copy_tensors, open_tensors, read_json
 
 FORMAT = 1
 KEEP = 2
 FREE = frozenset(
-    {"steps", "epochs", "minutes", "schedule_steps", "stop_after", "threads"}
+    {"steps", "epochs", "minutes", "schedule_steps", "stop_after", "threads", "val"}
     | {"eval_every", "eval_batches", "log_every", "save_every", "sample_every"}
 )
-"""Settings that may differ when a run is resumed: its length, its intervals and its threads."""
+"""Settings that may differ when a run is resumed: its length, its intervals, its threads, and where a file lies whose
+content is compared."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Progress:
     step: int = 0
     position: int = 0
     evaluated_step: int | None = None
+    sampled_step: int | None = None
     val_loss: float | None = None
     bits_per_byte: float | None = None
     best_step: int | None = None
@@ -66,7 +68,7 @@ def save(
     fingerprint: str,
 ) -> Path:
     """Writes a checkpoint and removes all but the last KEEP; it is durable when this returns. Raises RunError."""
-    path = folder.checkpoints / f"step-{progress.step:08d}"
+    path = folder.checkpoints / _name(progress.step)
     manifest = {
         "format": FORMAT,
         **asdict(progress),
@@ -105,6 +107,8 @@ def load(
             )
         with open_tensors(path / "state.safetensors") as source:
             copy_tensors(source, tensors, path)
+        for damaged in _found(folder)[: len(passed)]:
+            shutil.rmtree(damaged, ignore_errors=True)  # it would count as one of the last ones
         return Progress(**{item.name: manifest[item.name] for item in fields(Progress)}), passed
     if passed:
         raise RunError(f"no checkpoint in {folder.checkpoints} is whole: {passed[0]}", "start over with --force")
@@ -119,16 +123,23 @@ def _found(folder: RunFolder) -> list[Path]:
 def _read_manifest(path: Path) -> dict[str, Any]:
     """A checkpoint's manifest, after its state was compared with it."""
     try:
-        manifest = json.loads((path / "manifest.json").read_text("utf-8"))
+        manifest = read_json(path / "manifest.json")
         part = manifest["parts"]["state.safetensors"]
         state = path / "state.safetensors"
         if manifest["format"] != FORMAT:
             raise RunError(f"{path} is of format {manifest['format']}; this version reads {FORMAT}")
+        if manifest["sha256"] != manifest_hash(manifest):
+            raise RunError(f"{path} is damaged: its manifest is not as it was written")
         if state.stat().st_size != part["bytes"] or file_hash(state) != part["sha256"]:
             raise RunError(f"{path} is damaged: its state is not as it was written")
+        if path.name != _name(manifest["step"]):
+            raise RunError(f"{path} is damaged: it is of step {manifest['step']}")
         if ({item.name for item in fields(Progress)} | {"settings", "fingerprint"}) - manifest.keys():
             raise RunError(f"{path} is damaged: its manifest is incomplete")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path} is damaged: {type(error).__name__}") from error
-    found: dict[str, Any] = manifest
-    return found
+    return manifest
+
+
+def _name(step: int) -> str:
+    return f"step-{step:08d}"

@@ -48,13 +48,17 @@ def write_file(path: Path, chunks: Iterable[Any]) -> dict[str, Any]:
 
 
 def write_folder(path: Path, files: Mapping[str, Iterable[Any]], manifest: Mapping[str, Any]) -> None:
-    """Writes a folder of files and `manifest.json`, to which the files' sizes and hashes are added. Raises RunError."""
+    """Writes a folder of files and `manifest.json`, to which the files' sizes and hashes and its own are added.
+
+    Raises RunError when it cannot.
+    """
     temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         parts = {name: _write(temporary / name, chunks) for name, chunks in files.items()}
-        text = json.dumps({**manifest, "parts": parts}, indent=1)
+        whole = {**manifest, "parts": parts}
+        text = json.dumps({**whole, "sha256": manifest_hash(whole)}, indent=1)
         _write(temporary / "manifest.json", [text.encode()])
         _sync_folder(temporary)
         if path.exists():
@@ -75,9 +79,19 @@ def remove_temporaries(folder: Path) -> None:
             left.unlink(missing_ok=True)
 
 
-def tensor_chunks(tensors: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, str]) -> Iterator[bytes | memoryview]:
-    """A safetensors file, header first, straight from the tensors' memory (C-contiguous arrays)."""
+def tensor_chunks(
+    tensors: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, str], hashed: bool = False
+) -> Iterator[bytes | memoryview]:
+    """A safetensors file, header first, straight from the tensors' memory (C-contiguous arrays).
+
+    `hashed` puts the data's sha256 into the metadata, for files that no manifest speaks of.
+    """
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    if hashed:
+        digest = hashlib.sha256()
+        for tensor in tensors.values():
+            digest.update(tensor.reshape(-1).view(np.uint8).data)
+        header["__metadata__"]["sha256"] = digest.hexdigest()
     at = 0
     for name, tensor in tensors.items():
         kind = SAFETENSORS_TYPES[tensor.dtype.name]
@@ -92,9 +106,22 @@ def tensor_chunks(tensors: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str
             yield flat[start : start + PIECE]
 
 
+def manifest_hash(manifest: Mapping[str, Any]) -> str:
+    """The sha256 of a manifest's entries, whatever their order, its own hash left out."""
+    entries = {name: value for name, value in manifest.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()
+
+
 def file_hash(path: Path) -> str:
     """The sha256 of a file, in hexadecimal digits. Raises OSError."""
     with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def data_hash(path: Path) -> str:
+    """The sha256 of a safetensors file's data, in hexadecimal digits. Raises OSError."""
+    with path.open("rb") as file:
+        file.seek(int.from_bytes(file.read(8), "little"), os.SEEK_CUR)
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -121,5 +148,5 @@ def _sync_folder(folder: Path) -> None:
 def _failed(path: Path, error: OSError) -> RunError:
     return RunError(
         f"cannot write {path}: {error.strerror or error}",
-        "what was saved before is untouched; make room or choose another --out, then go on with --resume",
+        "make room and go on with --resume, or choose another --out; what this run saved before is whole",
     )

@@ -10,22 +10,21 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 
 import cllm_cli
-from cllm_cli.config import stated
+from cllm_cli.config import LARGEST, stated
 from cllm_cli.errors import Interrupted, RunError
 from cllm_cli.kernels.ahead import Call
 from cllm_cli.model.decode import Decoder, Sampling, generate
-from cllm_cli.optim.schedule import Schedule
 from cllm_cli.training import checkpoint
 from cllm_cli.training.compiling import compile_kernels
 from cllm_cli.training.evaluate import Evaluator, Score
 from cllm_cli.training.metrics import Metrics
 from cllm_cli.training.records import Checkpointed, End, Evaluation, Notice, Pulse, Record, Sample, Start, Step
-from cllm_cli.training.resolve import EVALUATION_SHARE
+from cllm_cli.training.resolve import EVALUATION_SHARE, resolve, schedule_of
 from cllm_cli.training.session import Session
 
 FIRST_SAVE, SAVE_EVERY = 20.0, 240.0  # seconds: the first checkpoint comes early
 PULSE = 0.5  # seconds between steps that are shown
-TIMED_STEPS = 8  # steps after which --minutes becomes a number of steps, the very first one left out
+TIMED_STEPS = 8  # after the first one, before --minutes becomes a number of steps
 SAMPLE_TOKENS = 160
 
 
@@ -81,13 +80,13 @@ class Loop:
 
     def _steps(self) -> Iterator[Record]:
         """Trains until the last step or until asked to stop; evaluates, samples and saves when it is time to."""
-        shown = started = time.monotonic()
+        shown = time.monotonic()
         counted = first = self.first_step
         while not self.stop():
             yield from self._due()
             if self.stop() or self.progress.step >= self._last():
                 break
-            outcome = self.session.stepper.run(self.progress.step, self._schedule())
+            outcome = self.session.stepper.run(self.progress.step, schedule_of(self.settings))
             now = time.monotonic()
             step = self.progress.step + 1
             self.progress = replace(
@@ -97,8 +96,10 @@ class Loop:
                 loss_sum=self.progress.loss_sum + outcome.loss,
                 loss_count=self.progress.loss_count + 1,
             )
-            if step - first == TIMED_STEPS and self.settings.steps is None:
-                self._fix_steps((now - started) / TIMED_STEPS, now)
+            if step - first == 1:
+                warm = now
+            if step - first == 1 + TIMED_STEPS and self.settings.steps is None:
+                self._fix_steps((now - warm) / TIMED_STEPS, now)
             logged = step % self.settings.log_every == 0 or step == self._last()
             if logged or now - shown >= PULSE:
                 kind = Step if logged else Pulse
@@ -125,8 +126,8 @@ class Loop:
         last = step >= self._final()  # not at --stop-after: the run that goes on must not know that it stopped
         if (step % (settings.eval_every or 1) == 0 or last) and self.progress.evaluated_step != step:
             yield from self._evaluate()
-            if settings.sample_every and not self.stop() and (step % settings.sample_every == 0 or last):
-                yield self._sample()
+        if settings.sample_every and (step % settings.sample_every == 0 or last) and self.progress.sampled_step != step:
+            yield from self._sample()
         by_step = step % (settings.save_every or 1) == 0 and self.saved_step != step
         if by_step or time.monotonic() >= self.next_save:
             yield from self._save()
@@ -164,7 +165,8 @@ class Loop:
             best=best,
         )
 
-    def _sample(self) -> Sample:
+    def _sample(self) -> Iterator[Sample]:
+        """What the model writes; nothing where the run was asked to stop meanwhile."""
         tokenizer, step = self.session.corpus.tokenizer, self.progress.step
         drawn = generate(
             self.session.model,
@@ -175,7 +177,10 @@ class Loop:
             end=tokenizer.end_of_text,
         )
         wanted = itertools.takewhile(lambda _: not self.stop(), itertools.islice(drawn, SAMPLE_TOKENS))
-        return Sample(step, tokenizer.decode(list(wanted)))
+        text = tokenizer.decode(list(wanted))
+        if not self.stop():
+            self.progress = replace(self.progress, sampled_step=step)
+            yield Sample(step, text)
 
     def _save(self) -> Iterator[Record]:
         """A checkpoint of the present step, unless there is one, or nothing was trained yet."""
@@ -272,25 +277,17 @@ class Loop:
         """Turns --minutes into a number of steps, which is stored: the schedule needs an end."""
         left = 60 * (self.settings.minutes or 0) - self.progress.seconds - (now - self.began)
         per_step = seconds * (1 + EVALUATION_SHARE)
-        steps = self.progress.step + max(1, math.floor(left / per_step))
-        self.settings = self.session.settings = replace(self.settings, steps=steps)
+        steps = self.progress.step + min(LARGEST, max(1, math.floor(left / per_step)))
+        # What nobody gave follows from the number of steps: the warm-up, and how often to evaluate and to save.
+        found = resolve(replace(self.session.wanted, minutes=None, steps=steps), self.session.corpus)
+        self.settings = self.session.settings = replace(found, minutes=self.settings.minutes)
         self.session.folder.write_settings(self.settings)
 
-    def _schedule(self) -> Schedule:
-        settings = self.settings
-        assert settings.lr is not None
-        assert settings.min_lr is not None
-        assert settings.warmup is not None
-        total = settings.schedule_steps or settings.steps or 10**9
-        return Schedule(
-            settings.schedule, settings.lr, settings.min_lr, settings.warmup, total, settings.decay_fraction
-        )
-
     def _final(self) -> int:
-        return self.settings.steps or 10**9
+        return self.settings.steps or LARGEST
 
     def _last(self) -> int:
-        return min(self._final(), self.settings.stop_after or 10**9)
+        return min(self._final(), self.settings.stop_after or LARGEST)
 
     def _reason(self) -> str:
         if self.progress.step < self._final():

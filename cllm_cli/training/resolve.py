@@ -13,11 +13,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from cllm_cli.config import Settings
-from cllm_cli.errors import ConfigError
+from cllm_cli.config import LARGEST, Settings, make_settings, stated
+from cllm_cli.errors import ConfigError, UsageError
 from cllm_cli.optim import OPTIMIZERS
 from cllm_cli.optim.base import Optimizer
-from cllm_cli.optim.schedule import SCHEDULES
+from cllm_cli.optim.schedule import SCHEDULES, Schedule
 from cllm_cli.text.batches import Sampler
 from cllm_cli.text.corpus import Corpus
 
@@ -75,7 +75,18 @@ def resolve(given: Settings, corpus: Corpus) -> Settings:
     chosen = _filled(chosen, {"lr_embed": lr, "min_lr": lr / 10})
     if chosen.min_lr is not None and chosen.min_lr > lr:
         raise ConfigError(f"--min-lr {chosen.min_lr:g} is above --lr {lr:g}", "the schedule falls from lr to min-lr")
-    return _with_intervals(chosen, corpus)
+    chosen = _with_intervals(chosen, corpus)
+    try:
+        return make_settings(stated(chosen))
+    except UsageError as error:  # what follows from settings may be out of range although each of them is not
+        raise ConfigError(f"{error.message}: that is what the other settings come to", error.hint) from error
+
+
+def schedule_of(settings: Settings) -> Schedule:
+    """The learning rate over a run of resolved settings; while its steps are unknown it ends beyond any reach."""
+    total = settings.schedule_steps or settings.steps or LARGEST
+    peak, least = settings.lr or 0.0, settings.min_lr or 0.0
+    return Schedule(settings.schedule, peak, least, settings.warmup or 0, total, settings.decay_fraction)
 
 
 def tokens_in_step(settings: Settings) -> int:

@@ -29,10 +29,11 @@ from cllm_cli.model.build import Model, ModelConfig
 from cllm_cli.text.corpus import Corpus, check_tokens, restored
 from cllm_cli.text.tokenizers import tokenizer_from_json
 from cllm_cli.text.tokenizers.base import TokenArray, Tokenizer
-from cllm_cli.training.durable import TEMPORARY, remove_temporaries, tensor_chunks, write_file
+from cllm_cli.training.durable import TEMPORARY, data_hash, remove_temporaries, tensor_chunks, write_file
 
 OWN = ("config.toml", "config.json", "model.safetensors", "tokenizer.json", "metrics.jsonl", "checkpoint", "data")
 LOCK = ".lock"
+TRAINED_TYPE = "F32"  # as safetensors writes it
 LARGEST_TEXT = 64 << 20  # bytes of a configuration or tokenizer that anyone could mean
 
 
@@ -45,6 +46,7 @@ class RunFolder:
         self.tokenizer, self.metrics = path / "tokenizer.json", path / "metrics.jsonl"
         self.checkpoints, self.data = path / "checkpoint", path / "data"
         self._lock: int | None = None
+        self._made = False
 
     def exists(self) -> bool:
         """Whether a run was started here. Many a folder has a config.toml; a run has one of these beside it."""
@@ -84,6 +86,7 @@ class RunFolder:
     def lock(self) -> None:
         """Makes the folder and holds it until `unlock` or the process's end. Raises RunError where another holds it."""
         try:
+            self._made = not self.path.is_dir()
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -102,11 +105,13 @@ class RunFolder:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Locks the folder, and keeps it locked unless the body fails."""
+        """Locks the folder, and keeps it locked unless the body fails; then a folder that was made for it goes."""
         self.lock()
         try:
             yield
         except BaseException:
+            if self._made:
+                shutil.rmtree(self.path, ignore_errors=True)
             self.unlock()
             raise
 
@@ -130,7 +135,7 @@ class RunFolder:
         with _as_run_error(self.path):
             self.checkpoints.mkdir(exist_ok=True)
             self.data.mkdir(exist_ok=True)
-        write_file(self.data / "tokens.safetensors", tensor_chunks(corpus.stored_tokens(), {}))
+        write_file(self.data / "tokens.safetensors", tensor_chunks(corpus.stored_tokens(), {}, hashed=True))
         write_file(self.data / "corpus.json", [json.dumps(corpus.facts(), indent=1).encode()])
         write_file(self.tokenizer, [json.dumps(corpus.tokenizer.to_json()).encode()])
         facts = transformers_config(model.config, corpus.tokenizer.end_of_text)
@@ -143,7 +148,7 @@ class RunFolder:
     def write_model(self, arena: Arena, step: int, val_loss: float | None) -> None:
         """Writes the weights as transformers names them."""
         metadata = {"format": "pt", "step": str(step), "val_loss": json.dumps(val_loss)}
-        write_file(self.model, tensor_chunks(arena.tensors(), metadata))
+        write_file(self.model, tensor_chunks(arena.tensors(), metadata, hashed=True))
 
     def read_settings(self) -> Settings:
         """The run's settings."""
@@ -157,7 +162,7 @@ class RunFolder:
 
     def read_tokenizer(self) -> Tokenizer:
         """The run's tokenizer. Its ids fit into the model, which would read beyond its weights otherwise."""
-        tokenizer = tokenizer_from_json(self._read_json(self.tokenizer))
+        tokenizer = tokenizer_from_json(read_json(self.tokenizer))
         rows = self.read_settings().vocab_size
         if rows is not None and tokenizer.vocab_size > rows:
             raise RunError(
@@ -168,13 +173,13 @@ class RunFolder:
 
     def read_corpus(self, tokenizer: Tokenizer) -> Corpus:
         """The corpus that came from standard input, from the tokens that were kept."""
-        facts = self._read_json(self.data / "corpus.json")
+        facts = read_json(self.data / "corpus.json")
         with open_tensors(self.data / "tokens.safetensors") as tensors:
             return restored(facts, tokenizer, _tokens(tensors, "train"), _tokens(tensors, "val"))
 
     def read_facts(self) -> dict[str, Any]:
         """What is known of the run's corpus: fingerprint, from_stdin, and the rest of Corpus.facts()."""
-        facts = self._read_json(self.data / "corpus.json")
+        facts = read_json(self.data / "corpus.json")
         if not isinstance(facts.get("fingerprint"), str) or not isinstance(facts.get("from_stdin"), bool):
             raise RunError(f"{self.data / 'corpus.json'} is damaged", "restore the run folder, or train again")
         return facts
@@ -197,15 +202,17 @@ class RunFolder:
         with open_tensors(self.model) as tensors:
             copy_tensors(tensors, arena.tensors(), self.model)
 
-    def _read_json(self, path: Path) -> dict[str, Any]:
-        _check_size(path)
-        try:
-            facts = json.loads(path.read_text("utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
-            raise RunError(f"cannot read {path}: {_reason(error)}", "restore the run folder, or train again") from error
-        if not isinstance(facts, dict):
-            raise RunError(f"{path} is damaged: it is no JSON object", "restore the run folder, or train again")
-        return facts
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file of a run. Raises RunError for a missing or damaged one."""
+    _check_size(path)
+    try:
+        facts = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise RunError(f"cannot read {path}: {_reason(error)}", "restore the run folder, or train again") from error
+    if not isinstance(facts, dict):
+        raise RunError(f"{path} is damaged: it is no JSON object", "restore the run folder, or train again")
+    return facts
 
 
 def model_config(settings: Settings) -> ModelConfig:
@@ -244,9 +251,15 @@ def transformers_config(config: ModelConfig, end_of_text: int | None) -> dict[st
 
 @contextlib.contextmanager
 def open_tensors(path: Path) -> Any:
-    """A safetensors file, its header checked. Raises RunError for a missing or damaged one, also while it is read."""
+    """A safetensors file, its header and the hash that it may state checked.
+
+    Raises RunError for a missing or damaged one, also while it is read.
+    """
     try:
         with safe_open(path, framework="numpy") as tensors:
+            stated = (tensors.metadata() or {}).get("sha256")
+            if stated is not None and stated != data_hash(path):
+                raise RunError(f"{path} is damaged: it is not as it was written", "restore it, or train again")
             yield tensors
     except (OSError, SafetensorError, ValueError, KeyError) as error:
         raise RunError(f"cannot read {path}: {_reason(error)}", "restore the run folder, or train again") from error
@@ -258,6 +271,11 @@ def copy_tensors(source: Any, targets: Mapping[str, npt.NDArray[Any]], path: Pat
     for name, target in targets.items():
         if name not in there:
             raise RunError(f"{path} has no tensor {name}", "it does not belong to this run's config.toml")
+        kind = source.get_slice(name).get_dtype()
+        if kind != TRAINED_TYPE:
+            raise RunError(
+                f"{path}: {name} is of type {kind}, not {TRAINED_TYPE}", "restore the run folder, or train again"
+            )
         shape = tuple(source.get_slice(name).get_shape())
         if shape != target.shape:
             raise RunError(

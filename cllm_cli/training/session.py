@@ -22,6 +22,7 @@ from cllm_cli.optim import OPTIMIZERS
 from cllm_cli.optim.base import Optimizer, Updater
 from cllm_cli.text.batches import Sampler
 from cllm_cli.text.corpus import Corpus, check_long_enough, read_corpus
+from cllm_cli.text.sources import STANDARD_INPUT
 from cllm_cli.text.tokenizers import TOKENIZERS
 from cllm_cli.text.tokenizers.base import Tokenizer, token_dtype
 from cllm_cli.training import checkpoint
@@ -35,9 +36,10 @@ UPDATER_SETTINGS = ("beta1", "beta2", "eps", "momentum", "nesterov", "weight_dec
 
 @dataclass
 class Session:
-    """A run that is ready to train. `progress` says from where."""
+    """A run that is ready to train. `wanted` are the settings as they were given, `progress` says from where."""
 
     folder: RunFolder
+    wanted: Settings
     settings: Settings
     corpus: Corpus
     model: Model
@@ -83,12 +85,13 @@ def start(
     settings = resolve(wanted, corpus)
     check_long_enough(corpus, settings.block_size or 1)
     use_threads(settings.threads or available_cores())
-    session = _build(folder, settings, corpus)
+    session = _build(folder, wanted, settings, corpus)
     session.notices += _ineffective(given, settings)
     initialize(session.model.arena, settings.seed)
     if source:
         _copy_weights(source, session.model)
     with folder.locked():
+        folder.check_new(force)  # another process may have trained there meanwhile
         folder.clear()
         try:
             folder.create(settings, session.model, corpus)
@@ -109,19 +112,19 @@ def resume(
     settings = resumed_settings(stored, given)
     tokenizer = folder.read_tokenizer()
     facts = folder.read_facts()
-    if facts["from_stdin"]:
+    if facts["from_stdin"] and STANDARD_INPUT in map(str, sources):
         corpus = folder.read_corpus(tokenizer)
     else:
-        corpus = read_corpus(sources, stored.tokenizer, stored.val_fraction, stored.val, stdin)
+        corpus = read_corpus(sources, stored.tokenizer, stored.val_fraction, settings.val, stdin)
         if corpus.fingerprint != facts["fingerprint"]:
             raise RunError(
                 f"the corpus is not the one that {folder.path} was trained on",
                 "give the same text, or start a new run from these weights with --init-from",
             )
-    settings = resolve(settings, corpus)
+    wanted, settings = settings, resolve(settings, corpus)
     use_threads(settings.threads or available_cores())
     with folder.locked():
-        session = _build(folder, settings, corpus)
+        session = _build(folder, wanted, settings, corpus)
         initialize(session.model.arena, settings.seed)
         progress, passed = checkpoint.load(folder, session.tensors(), settings, corpus.fingerprint)
         session.notices += [f"passed over: {why}" for why in passed]
@@ -142,7 +145,7 @@ def rehearsal(settings: Settings, batch: int | None, vocabulary: int) -> Session
     if batch is not None:
         settings = replace(settings, batch_size=batch)
     resolved = resolve(replace(settings, vocab_size=max(vocabulary, tokenizer.vocab_size)), text)
-    session = _build(RunFolder(Path()), replace(resolved, vocab_size=vocabulary), text)
+    session = _build(RunFolder(Path()), settings, replace(resolved, vocab_size=vocabulary), text)
     initialize(session.model.arena, settings.seed)
     return session
 
@@ -167,17 +170,17 @@ def resumed_settings(stored: Settings, given: Mapping[str, Any]) -> Settings:
 
 
 def use_threads(count: int) -> None:
-    """Sets the number of threads that kernels run on; more than there are cores are started where that is asked for."""
-    config: Any = numba.config
-    if count > config.NUMBA_NUM_THREADS:
-        try:
-            config.NUMBA_NUM_THREADS = count
-        except RuntimeError as error:  # the threads run already
-            raise ConfigError(f"--threads {count} is more than this process has started", "give fewer") from error
-    numba.set_num_threads(count)
+    """Sets the number of threads that kernels run on. Raises ConfigError for more than Numba has made ready."""
+    try:
+        numba.set_num_threads(count)
+    except ValueError as error:  # Numba reads how many when it is imported
+        raise ConfigError(
+            f"--threads {count} is more than this process can start",
+            "give fewer, or set NUMBA_NUM_THREADS before Python starts",
+        ) from error
 
 
-def _build(folder: RunFolder, settings: Settings, corpus: Corpus) -> Session:
+def _build(folder: RunFolder, wanted: Settings, settings: Settings, corpus: Corpus) -> Session:
     model = Model(model_config(settings))
     model.arena.make_gradients()
     updater = Updater(
@@ -188,7 +191,7 @@ def _build(folder: RunFolder, settings: Settings, corpus: Corpus) -> Session:
     stepper = Stepper(
         model, updater, sampler, settings.batch_size, settings.grad_accum, settings.grad_clip, settings.seed
     )
-    return Session(folder, settings, corpus, model, updater, stepper, Progress(), list(corpus.notices))
+    return Session(folder, wanted, settings, corpus, model, updater, stepper, Progress(), list(corpus.notices))
 
 
 def _ineffective(given: Mapping[str, Any], settings: Settings) -> list[str]:

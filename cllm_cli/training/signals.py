@@ -1,4 +1,7 @@
-"""Signals that ask a run to end: the first one lets it finish its step and save, a second one ends it at once."""
+"""Signals that ask a run to end: the first one lets it finish its step and save, a second one ends it at once.
+
+While there is nothing to save, the first one may end it at once as well: perhaps it waits for text.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,14 @@ WATCHED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class StopSignals:
-    """While it is entered, `received` is the number of the signal that came, or 0.
+    """While it is entered, `received` is the number of the signal that came, or 0. `patient`: the first one only asks.
 
     A signal that whoever started the process has set to be ignored, as nohup does, stays ignored.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, patient: bool = True) -> None:
         self.received = 0
+        self.patient = patient
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -32,6 +36,7 @@ class StopSignals:
             signal.signal(number, handler)
 
     def _catch(self, number: int, frame: FrameType | None) -> None:
-        if self.received:
+        now = self.received or not self.patient
+        self.received = self.received or number
+        if now:
             raise KeyboardInterrupt
-        self.received = number

@@ -80,7 +80,9 @@ class Stepper:
         norm = global_norm(self.model.arena.gradients, self._part)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             what = "loss" if not math.isfinite(loss) else "gradient"
-            raise TrainingError(f"the {what} is not finite at step {step + 1}", "try a smaller --lr, or more --warmup")
+            raise TrainingError(
+                f"the {what} is not finite at step {step + 1}", "start anew with a smaller --lr or more --warmup"
+            )
         rate = schedule.rate(step)
         self.updater.update(step + 1, rate, clip_scale(norm, self.clip))
         return Outcome(loss, rate, norm)

@@ -160,10 +160,12 @@ def test_other_closed_streams_do_no_harm(text, tiny, bits, cllm, tmp_path):
 @pytest.mark.slow
 def test_a_closed_pipe_ends_a_run_quietly_and_it_goes_on(start, cllm, text, tiny, bits, tmp_path):
     process = start("train", text, "-o", "out", *tiny, "--steps", 400, "--json")
-    process.stdout.readline()
+    while '"step","step"' not in process.stdout.readline():
+        pass
     process.stdout.close()
     assert process.wait(60) == 141
     assert process.stderr.read() == ""
+    assert [path.name[:5] for path in (tmp_path / "out/checkpoint").iterdir()] == ["step-"]  # it saved what it had
     cllm("train", text, "-o", "out", "--resume").assert_done()
     cllm("train", text, "-o", "whole", *tiny, "--steps", 400).assert_done()
     assert bits(tmp_path / "out") == bits(tmp_path / "whole")

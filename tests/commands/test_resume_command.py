@@ -214,3 +214,52 @@ def test_force_starts_over_and_removes_nothing_that_is_not_of_a_run(train, whole
     train(*LENGTH, "--force").assert_done()
     assert bits(Path("out")) == whole[0]
     assert Path("out/notes.txt").read_text() == "mine"
+
+
+def test_a_damaged_checkpoint_takes_the_place_of_no_good_one(train):
+    train(*LENGTH).assert_done()
+    newest = sorted(Path("out/checkpoint").iterdir())[-1] / "state.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-1] + b"x")
+    train("--resume", "--stop-after", 10).assert_done()
+    assert sorted(path.name for path in Path("out/checkpoint").iterdir()) == ["step-00000008", "step-00000010"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("step", "x"), ("step", 11), ("position", -5), ("metrics_bytes", "a"), ("metrics_bytes", -1), ("seconds", None)],
+)
+def test_a_manifest_that_was_changed_is_a_damaged_checkpoint(train, whole, bits, name, value):
+    train(*LENGTH).assert_done()
+    manifest = sorted(Path("out/checkpoint").iterdir())[-1] / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text("utf-8")), name: value}), "utf-8")
+    done = train("--resume").assert_done()
+    assert "step-00000012 is damaged" in done.err
+    assert bits(Path("out")) == whole[0]
+
+
+def test_text_from_a_pipe_is_not_replaced_by_another_unseen(train, text):
+    """In place of `-` the stored text is taken; a file that is named is read, and must be the same text."""
+    train(*LENGTH, "--stop-after", 5, corpus="-", stdin=text.read_bytes()).assert_done()
+    Path("other.txt").write_text("another text, " * 100, "utf-8")
+    train("--resume", corpus="nowhere.txt").assert_error(1, "nowhere.txt")
+    train("--resume", corpus="other.txt").assert_error(1, "the corpus is not the one")
+    train("--resume").assert_done()
+
+
+def test_a_run_with_a_file_for_validation_goes_on_from_another_folder(cllm, text, sizes, monkeypatch):
+    Path("val.txt").write_text("words to validate on, " * 20, "utf-8")
+    text = text.absolute()
+    flags = ("train", text, "-o", Path("out").absolute(), "--val")
+    cllm(*flags, "val.txt", *sizes, *LENGTH, "--stop-after", 5).assert_done()
+    Path("sub").mkdir()
+    monkeypatch.chdir("sub")
+    cllm("train", text, "-o", "../out", "--resume").assert_error(1, "val.txt")
+    Path("other.txt").write_text("other words, " * 40, "utf-8")
+    cllm(*flags, "other.txt", "--resume").assert_error(1, "the corpus is not the one")
+    cllm(*flags, "../val.txt", "--resume").assert_done()
+
+
+def test_a_count_that_settings_come_to_has_bounds_too(train, contents):
+    before = contents(Path())
+    train("--epochs", 1e9).assert_error(1, "--steps must be at most", "what the other settings come to")
+    assert contents(Path()) == before

@@ -66,17 +66,28 @@ def test_a_signal_saves_first_and_the_run_goes_on_to_the_same_bits(train, cllm, 
     assert bits(Path("out")) == whole
 
 
+@pytest.mark.parametrize("number", CODES)
+def test_whoever_waits_for_text_is_stopped_by_one_signal(start, sizes, number):
+    process = start("train", "-", "-o", "out", *sizes, stdin=subprocess.PIPE)
+    process.stdin.write("more than a pipe holds " * 10_000)  # so this ends when most of it was read
+    process.stdin.flush()
+    process.send_signal(number)
+    assert process.wait(10) == CODES[number]
+    assert process.stderr.read().startswith("error: ended at once")
+    assert not Path("out").exists()
+
+
 @pytest.mark.slow
-def test_a_second_ctrl_c_ends_at_once(start, text):
-    """A step of this model takes seconds, and the first signal lets it end."""
-    text.write_bytes(text.read_bytes() * 10)
-    large = ("--n-layer", 1, "--n-head", 2, "--n-embd", 512, "--block-size", 512, "--batch-size", 32, "--dropout", 0)
-    process = start("train", text, "-o", "out", *large, *STEPS, "--sample-every", 0, "--json")
+def test_a_second_ctrl_c_ends_at_once(train):
+    """A step of so many micro-batches takes seconds, and the first signal lets it end."""
+    process = train("--grad-accum", 20_000)
     wait_for(process, "step", 1)
-    process.send_signal(signal.SIGINT)
-    with pytest.raises(subprocess.TimeoutExpired):
-        process.wait(0.2)
-    process.send_signal(signal.SIGINT)
+    for _ in range(2):
+        with pytest.raises(
+            subprocess.TimeoutExpired
+        ):  # in the midst of the second step, before and after the first one
+            process.wait(0.2)
+        process.send_signal(signal.SIGINT)
     assert process.wait(10) == 130
     events, err = finish(process)
     assert "end" not in [event["event"] for event in events]

@@ -134,7 +134,7 @@ def test_what_the_system_refuses_is_named(tmp_path, monkeypatch):
 
 def test_an_error_while_reading_is_named():
     class Broken(io.BytesIO):
-        def read(self, *_):
+        def read1(self, *_):
             raise OSError(5, "Input/output error")
 
     refused(lambda: read_corpus(["-"], "byte", 0.1, stdin=Broken()), "cannot read standard input: Input/output error")

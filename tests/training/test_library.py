@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from cllm_cli.config import make_settings, read_toml
 from cllm_cli.errors import Interrupted, RunError
 from cllm_cli.training import checkpoint, loop
 
@@ -130,3 +132,31 @@ def test_what_has_no_effect_is_said(run, given, told):
     said = [notice for notice in notices if "no effect" in notice]
     assert len(said) == len(told)
     assert all(notice.startswith(start) for notice, start in zip(said, told, strict=True))
+
+
+@pytest.mark.parametrize(("every", "at"), [(2, [2, 4, 6, 7]), (5, [5, 7]), (100, [7])])
+def test_samples_come_when_it_is_their_turn(run, every, at):
+    """Whatever the evaluations' turn is; and at the end."""
+    found = [record.step for record in run(steps=7, sample_every=every) if record.event == "sample"]
+    assert found == at
+
+
+def test_a_sample_that_was_due_at_a_checkpoint_is_not_written_again(run):
+    flags = {"sample_every": 3, "steps": 6}
+    first = [record.step for record in run(stop_after=3, **flags) if record.event == "sample"]
+    then = [record.step for record in run(resume=True) if record.event == "sample"]
+    assert first + then == [3, 6]
+
+
+def test_minutes_fix_what_follows_from_the_number_of_steps(run, monkeypatch):
+    """Nobody knows how many there will be until some were timed; a warm-up as long as the run would be no warm-up."""
+    monkeypatch.setattr(loop.time, "monotonic", iter(float(n) for n in range(10**6)).__next__)
+    lengths = {"steps": None, "minutes": 1.0, "eval_every": None, "save_every": None}
+    for record in run(**lengths):
+        last = record
+    settings = make_settings(read_toml(Path(last.run) / "config.toml"))
+    assert settings.minutes == 1.0
+    assert 9 < settings.steps < 100
+    assert settings.warmup == settings.steps // 10
+    assert settings.eval_every <= max(1, settings.steps // 10)
+    assert last.step == settings.steps
