@@ -63,7 +63,7 @@ A setting without a default here is chosen for the corpus, the model or the opti
 ### Events
 
 Losses are means in nats a token. `ms` runs from one step's start to the next, everything included. `end` is always the last line; its
-`val_loss` is over the whole validation text.
+`val_loss` is over the whole validation text, unless a signal or an error ended the run: then it is that of the last evaluation.
 
     {{"event":"start","params":…,"train_tokens":…,"val_tokens":…,"memory_bytes":{{"params":…,"grads":…,"optimizer":…,"activations":…,"total":…}},"config":{{…}}}}
     {{"event":"compile","seconds":…}}

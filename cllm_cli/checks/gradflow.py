@@ -35,8 +35,8 @@ from typing import Any
 import numpy as np
 
 from cllm_cli.checks.differences import rms
-from cllm_cli.checks.harness import IGNORED, Array
-from cllm_cli.layers.base import Layer, gradient, is_real
+from cllm_cli.checks.harness import Array
+from cllm_cli.layers.base import IGNORED, Layer, gradient, is_real
 from cllm_cli.model.plan import GRADIENT, Run
 from cllm_cli.model.program import Call, Program
 from cllm_cli.optim.clip import clip_scale, global_norm, norm_scratch

@@ -16,12 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cllm_cli.kernels.reduce import CHUNKS
-from cllm_cli.layers.base import Layer, arguments, derive, gradient, is_real, resolve
+from cllm_cli.layers.base import IGNORED, Layer, arguments, derive, gradient, is_real, resolve
 
 Array = NDArray[Any]
 Allocate = Callable[[tuple[int, ...], Any], Array]
 
-IGNORED = -1  # the target that has no loss
 POSITION, FIRST_ROW, KEY = 0, 3, 0x9A3C5F17D2B4E681
 
 

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from cllm_cli.checks.harness import IGNORED, KEY, Array
+from cllm_cli.checks.harness import KEY, Array
+from cllm_cli.layers.base import IGNORED
 from cllm_cli.model.build import Model, ModelConfig
 from cllm_cli.model.init import initialize
 from cllm_cli.model.program import TRAIN

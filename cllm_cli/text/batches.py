@@ -23,13 +23,11 @@ import numpy as np
 import numpy.typing as npt
 
 from cllm_cli.errors import CorpusError
+from cllm_cli.layers.base import IGNORED
 from cllm_cli.text.tokenizers.base import IdArray, TokenArray
 
 Int32Array = npt.NDArray[np.int32]
 Uint64Array = npt.NDArray[np.uint64]
-
-IGNORED = -1
-"""The target of a position that is not scored."""
 
 AHEAD = 1024
 FEISTEL_ROUNDS = 6

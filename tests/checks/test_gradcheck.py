@@ -11,10 +11,11 @@ import tolerances
 
 from cllm_cli.checks.differences import Tally
 from cllm_cli.checks.gradcheck import SEED, check_all, check_layer, check_layers, check_model, check_trial, derivative
-from cllm_cli.checks.harness import IGNORED, Bench
+from cllm_cli.checks.harness import Bench
 from cllm_cli.checks.trial import SMALL, small_trial
 from cllm_cli.errors import ConfigError
 from cllm_cli.layers import LAYERS
+from cllm_cli.layers.base import IGNORED
 from cllm_cli.model import ARCHITECTURES
 
 

@@ -9,8 +9,9 @@ import pytest
 import tolerances
 from reference import expected
 
-from cllm_cli.checks.harness import IGNORED, Bench
+from cllm_cli.checks.harness import Bench
 from cllm_cli.layers import LAYERS
+from cllm_cli.layers.base import IGNORED
 
 LOSS = LAYERS.load("cross_entropy")
 precisions = pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -8,9 +8,9 @@ import tolerances
 from hypothesis import strategies as st
 from laws import SEEDS, law
 
-from cllm_cli.checks.harness import IGNORED, Bench, letters_of
+from cllm_cli.checks.harness import Bench, letters_of
 from cllm_cli.layers import LAYERS
-from cllm_cli.layers.base import gradient, letters
+from cllm_cli.layers.base import IGNORED, gradient, letters
 
 LARGEST = {"T": 60, "HS": 9, "NH": 3, "B": 4}
 PRECISIONS = st.sampled_from([np.float32, np.float64])

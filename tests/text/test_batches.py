@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from laws import law
 
 from cllm_cli.errors import CorpusError
-from cllm_cli.text.batches import IGNORED, Sampler, Windows, permuted
+from cllm_cli.layers.base import IGNORED
+from cllm_cli.text.batches import Sampler, Windows, permuted
 
 SIZES = [(2, 1), (5, 4), (6, 4), (8, 4), (9, 4), (12, 4), (13, 4), (40, 4), (103, 7), (1000, 1), (257, 64), (400, 64)]
 
