@@ -26,6 +26,7 @@ from cllm_cli.config import Settings, make_settings, read_toml, stated
 from cllm_cli.errors import ConfigError, RunError
 from cllm_cli.model.arena import Arena
 from cllm_cli.model.build import Model, ModelConfig
+from cllm_cli.model.transformers_config import transformers_config
 from cllm_cli.text.corpus import Corpus, check_tokens, restored
 from cllm_cli.text.tokenizers import tokenizer_from_json
 from cllm_cli.text.tokenizers.base import TokenArray, Tokenizer
@@ -223,30 +224,6 @@ def model_config(settings: Settings) -> ModelConfig:
     if missing:
         raise RunError(f"the run's config.toml lacks {', '.join(missing)}", "restore the run folder, or train again")
     return ModelConfig(arch=settings.arch, dropout=settings.dropout or 0.0, **sizes)
-
-
-def transformers_config(config: ModelConfig, end_of_text: int | None) -> dict[str, Any]:
-    """The config.json with which transformers' GPT2LMHeadModel loads model.safetensors."""
-    return {
-        "architectures": ["GPT2LMHeadModel"],
-        "model_type": "gpt2",
-        "vocab_size": config.vocab_size,
-        "n_positions": config.block_size,
-        "n_ctx": config.block_size,
-        "n_embd": config.n_embd,
-        "n_layer": config.n_layer,
-        "n_head": config.n_head,
-        "n_inner": config.n_hidden,
-        "activation_function": "gelu_new",
-        "layer_norm_epsilon": 1e-5,
-        "resid_pdrop": config.dropout,
-        "embd_pdrop": config.dropout,
-        "attn_pdrop": 0.0,
-        "tie_word_embeddings": True,
-        "bos_token_id": end_of_text,
-        "eos_token_id": end_of_text,
-        "torch_dtype": "float32",
-    }
 
 
 @contextlib.contextmanager
