@@ -1,0 +1,86 @@
+"""The metrics file, its lines, and signals that ask a run to end."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+
+import pytest
+
+from cllm_cli.errors import RunError
+from cllm_cli.training.metrics import Metrics
+from cllm_cli.training.records import Notice, Pulse, Sample, json_line
+from cllm_cli.training.signals import WATCHED, StopSignals
+
+
+def test_events_are_appended_and_cut_back_to_where_a_checkpoint_stands(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    metrics = Metrics(path, 0)
+    metrics.write(Notice("one"))
+    kept = metrics.length
+    metrics.write(Notice("two"))
+    metrics.write(Pulse(1, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1, None))  # for the screen alone
+    metrics.sync()
+    assert path.stat().st_size == metrics.length > kept
+    metrics.close()
+    again = Metrics(path, kept)
+    again.write(Notice("three"))
+    again.close()
+    assert [json.loads(line)["message"] for line in path.read_text("utf-8").splitlines()] == ["one", "three"]
+
+
+@pytest.mark.parametrize("what", ["write", "sync", "close"])
+def test_a_full_disk_is_a_run_error(tmp_path, what):
+    metrics = Metrics(tmp_path / "metrics.jsonl", 0)
+
+    class Full:
+        def fail(self, *_):
+            raise OSError(28, "No space left on device")
+
+        write = flush = close = fail
+
+    whole, metrics._file = metrics._file, Full()
+    with pytest.raises(RunError, match=r"cannot write .*: No space left on device"):
+        getattr(metrics, what)(*[Notice("one")] * (what == "write"))
+    whole.close()
+
+
+def test_a_file_that_cannot_be_opened_is_a_run_error(tmp_path):
+    with pytest.raises(RunError, match="cannot write"):
+        Metrics(tmp_path / "none" / "metrics.jsonl", 0)
+
+
+def test_what_is_not_finite_is_null():
+    values = {"loss": math.nan, "many": [1.5, math.inf, (math.nan, {"deep": -math.inf})], "step": 3, "text": "ü"}
+    line = json_line(values)
+    assert json.loads(line) == {"loss": None, "many": [1.5, None, [None, {"deep": None}]], "step": 3, "text": "ü"}
+    assert line.isascii()
+    assert json.loads(json_line({"loss": 0.1})) == {"loss": 0.1}
+
+
+def test_records_are_objects_with_their_event():
+    assert Sample(3, "text").as_dict()["event"] == "sample"
+
+
+def test_a_patient_run_notes_the_first_signal_and_ends_at_the_second():
+    before = [signal.getsignal(number) for number in WATCHED]
+    with StopSignals() as signals:
+        signals.patient = True
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert signals.received == signal.SIGTERM
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+        assert signals.received == signal.SIGTERM
+    assert [signal.getsignal(number) for number in WATCHED] == before
+
+
+def test_an_ignored_signal_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopSignals() as signals:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert signals.received == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)

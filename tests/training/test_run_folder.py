@@ -1,0 +1,299 @@
+"""A run folder says what is in it: what stands there is not lost, what is damaged is named."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+
+import pytest
+
+from cllm_cli.errors import CllmError, ConfigError, RunError
+from cllm_cli.training import checkpoint
+from cllm_cli.training.run_folder import LARGEST_TEXT, LOCK, RunFolder, model_config
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The folder of a short run; not to be changed."""
+    from conftest import TINY
+
+    from cllm_cli.training import train
+
+    place = tmp_path_factory.mktemp("trained")
+    (place / "text.txt").write_text("what is here is here. " * 60, "utf-8")
+    list(train([place / "text.txt"], place / "run", **TINY | {"steps": 2, "save_every": 1}))
+    return place / "run"
+
+
+@pytest.fixture
+def folder(trained, tmp_path):
+    """A copy of that run."""
+    return RunFolder(shutil.copytree(trained, tmp_path / "run"))
+
+
+def edited(path, **changes):
+    """Rewrites a JSON file; a change to None removes the key."""
+    facts = {**json.loads(path.read_text("utf-8")), **changes}
+    path.write_text(json.dumps({key: value for key, value in facts.items() if value is not None}), "utf-8")
+
+
+# ---- what may be made anew
+
+
+def test_a_new_folder_and_an_empty_one_will_do(tmp_path):
+    RunFolder(tmp_path / "new").check_new(force=False)
+    RunFolder(tmp_path).check_new(force=False)
+
+
+def test_a_run_that_was_trained_is_not_overwritten_unless_told(folder):
+    with pytest.raises(RunError, match="there is a run in"):
+        folder.check_new(force=False)
+    folder.check_new(force=True)
+
+
+def test_what_is_no_run_is_not_touched(tmp_path):
+    (tmp_path / "letter.txt").write_text("dear", "utf-8")
+    for force in (False, True):
+        with pytest.raises(RunError, match="is not empty and no run"):
+            RunFolder(tmp_path).check_new(force)
+    with pytest.raises(RunError, match="is no folder"):
+        RunFolder(tmp_path / "letter.txt").check_new(force=True)
+
+
+def test_a_run_that_trained_nothing_may_be_started_over(folder):
+    folder.model.unlink()
+    shutil.rmtree(folder.checkpoints)
+    folder.check_new(force=False)
+    edited(folder.data / "corpus.json", from_stdin=True)  # its text cannot be read again
+    with pytest.raises(RunError, match="there is a run in"):
+        folder.check_new(force=False)
+    (folder.data / "corpus.json").write_text("{", "utf-8")  # nobody knows
+    with pytest.raises(RunError, match="there is a run in"):
+        folder.check_new(force=False)
+
+
+def test_a_checkpoint_alone_is_work(folder):
+    folder.model.unlink()
+    with pytest.raises(RunError, match="there is a run in"):
+        folder.check_new(force=False)
+
+
+def test_what_a_killed_start_leaves_may_be_started_over(folder):
+    folder.config.unlink()
+    folder.model.unlink()
+    folder.metrics.unlink()
+    shutil.rmtree(folder.checkpoints)
+    folder.check_new(force=False)
+    (folder.path / LOCK).unlink()
+    with pytest.raises(RunError, match="is not empty and no run"):
+        folder.check_new(force=False)
+
+
+def test_a_folder_that_cannot_be_listed_is_named(folder, monkeypatch):
+    def refuse(self):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(RunFolder, "exists", refuse)
+    with pytest.raises(RunError, match=r"cannot use .*: Permission denied"):
+        folder.check_new(force=False)
+
+
+def test_clearing_removes_the_run_and_nothing_else(folder):
+    (folder.path / "notes.txt").write_text("mine", "utf-8")
+    folder.clear()
+    assert {item.name for item in folder.path.iterdir()} == {"notes.txt", LOCK}
+
+
+# ---- the lock
+
+
+def test_a_lock_is_held_until_it_is_given_back(folder):
+    other = RunFolder(folder.path)
+    with folder.locked():
+        pass
+    with pytest.raises(RunError, match="another process is training"):
+        other.lock()
+    folder.unlock()
+    folder.unlock()
+    with pytest.raises(ZeroDivisionError), other.locked():
+        raise ZeroDivisionError
+    folder.lock()
+    folder.unlock()
+
+
+def test_a_folder_that_cannot_be_locked_is_named(tmp_path):
+    (tmp_path / "file").write_text("", "utf-8")
+    with pytest.raises(RunError, match="cannot write to"):
+        RunFolder(tmp_path / "file" / "run").lock()
+
+
+# ---- what is damaged
+
+
+def test_a_run_is_read_as_it_was_written(folder):
+    settings = folder.read_settings()
+    assert settings.n_embd == 16
+    tokenizer = folder.read_tokenizer()
+    assert folder.read_facts()["from_stdin"] is False
+    assert folder.read_validation(tokenizer).size > 1
+    assert folder.load_model().arena.count == model_count(folder)
+
+
+def model_count(folder):
+    from safetensors.numpy import load_file
+
+    return sum(values.size for values in load_file(folder.model).values())
+
+
+@pytest.mark.parametrize(
+    ("damage", "read"),
+    [
+        (lambda folder: folder.config.write_text("lr = ", "utf-8"), "read_settings"),
+        (lambda folder: folder.config.write_text("lr = -1.0", "utf-8"), "read_settings"),
+        (lambda folder: os.truncate(folder.config, LARGEST_TEXT + 1), "read_settings"),
+        (lambda folder: folder.config.unlink(), "read_settings"),
+        (lambda folder: folder.tokenizer.unlink(), "read_tokenizer"),
+        (lambda folder: folder.tokenizer.write_text("[]", "utf-8"), "read_tokenizer"),
+        (lambda folder: folder.tokenizer.write_text("{", "utf-8"), "read_tokenizer"),
+        (lambda folder: folder.tokenizer.write_bytes(b"\xff"), "read_tokenizer"),
+        (lambda folder: edited(folder.data / "corpus.json", fingerprint=7), "read_facts"),
+        (lambda folder: edited(folder.data / "corpus.json", from_stdin=None), "read_facts"),
+        (lambda folder: folder.model.write_bytes(b"short"), "load_model"),
+        (lambda folder: os.truncate(folder.model, folder.model.stat().st_size - 4), "load_model"),
+        (lambda folder: folder.model.unlink(), "load_model"),
+    ],
+)
+def test_what_is_damaged_or_missing_is_a_run_error(folder, damage, read):
+    damage(folder)
+    with pytest.raises(RunError):
+        getattr(folder, read)()
+
+
+def test_a_weight_that_was_changed_is_seen(folder):
+    flip_a_byte(folder.model)
+    with pytest.raises(RunError, match="is not as it was written"):
+        folder.load_model()
+
+
+def test_weights_of_another_precision_are_refused(folder):
+    from safetensors.numpy import load_file, save_file
+
+    save_file({name: values.astype("float64") for name, values in load_file(folder.model).items()}, folder.model)
+    with pytest.raises(RunError, match="is of type F64, not F32"):
+        folder.load_model()
+
+
+def test_tensors_of_another_model_are_refused(folder):
+    text = folder.config.read_text("utf-8")
+    folder.config.write_text(text.replace("n_embd = 16", "n_embd = 32"), "utf-8")
+    with pytest.raises(RunError, match=r"is .*, not "):
+        folder.load_model()
+    folder.config.write_text(text.replace("n_layer = 1", "n_layer = 2"), "utf-8")
+    with pytest.raises(RunError, match="has no tensor"):
+        folder.load_model()
+
+
+def test_a_model_with_fewer_rows_than_the_tokenizer_has_ids_is_refused(folder):
+    text = folder.config.read_text("utf-8")
+    folder.config.write_text(text.replace("vocab_size = 256", "vocab_size = 100"), "utf-8")
+    with pytest.raises(RunError, match="has 256 ids, the model 100"):
+        folder.read_tokenizer()
+
+
+def test_a_configuration_without_sizes_is_named(folder):
+    lines = [line for line in folder.config.read_text("utf-8").splitlines() if not line.startswith("n_hidden")]
+    folder.config.write_text("\n".join(lines), "utf-8")
+    with pytest.raises(RunError, match="lacks n_hidden"):
+        model_config(folder.read_settings())
+
+
+def test_where_there_is_no_run_none_is_read(tmp_path):
+    with pytest.raises(RunError, match="there is no run in"):
+        RunFolder(tmp_path / "none").read_settings()
+
+
+# ---- checkpoints
+
+
+def tensors_of(folder):
+    from safetensors.numpy import load_file
+
+    return load_file(newest(folder) / "state.safetensors")
+
+
+def newest(folder):
+    return max(folder.checkpoints.glob("step-*"))
+
+
+def load(folder, fingerprint=None, **changes):
+    settings = folder.read_settings()
+    for name, value in changes.items():
+        settings = type(settings)(**{**vars(settings), name: value})
+    found = folder.read_facts()["fingerprint"] if fingerprint is None else fingerprint
+    return checkpoint.load(folder, tensors_of(folder), settings, found)
+
+
+def test_the_newest_checkpoint_is_taken(folder):
+    progress, passed = load(folder)
+    assert progress.step == 2
+    assert passed == []
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: edited(path / "manifest.json", format=99),
+        lambda path: edited(path / "manifest.json", step=None),
+        lambda path: edited(path / "manifest.json", parts=None),
+        lambda path: edited(path / "manifest.json", parts=[]),
+        lambda path: (path / "manifest.json").write_text("{", "utf-8"),
+        lambda path: (path / "manifest.json").unlink(),
+        lambda path: flip_a_byte(path / "state.safetensors"),
+        lambda path: os.truncate(path / "state.safetensors", 100),
+    ],
+)
+def test_a_damaged_checkpoint_is_passed_over_and_named(folder, damage):
+    tensors, settings = tensors_of(folder), folder.read_settings()
+    fingerprint = folder.read_facts()["fingerprint"]
+    damage(newest(folder))
+    progress, passed = checkpoint.load(folder, tensors, settings, fingerprint)
+    assert progress.step == 1
+    assert len(passed) == 1
+    assert "step-00000002" in passed[0]
+    damage(folder.checkpoints / "step-00000001")
+    with pytest.raises(RunError, match="is whole: "):
+        checkpoint.load(folder, tensors, settings, fingerprint)
+
+
+def flip_a_byte(path):
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+def test_a_checkpoint_under_another_name_is_passed_over(folder):
+    newest(folder).rename(folder.checkpoints / "step-00000009")
+    progress, passed = load(folder)
+    assert progress.step == 1
+    assert "it is of step 2" in passed[0]
+
+
+def test_another_text_and_other_settings_are_refused(folder):
+    with pytest.raises(RunError, match="the corpus is not the one"):
+        load(folder, fingerprint="of another text")
+    with pytest.raises(RunError, match="are not those of its checkpoint"):
+        load(folder, lr=0.5)
+    progress, _ = load(folder, steps=99)  # the length may change
+    assert progress.step == 2
+
+
+def test_without_checkpoints_there_is_no_progress(folder):
+    tensors, settings = tensors_of(folder), folder.read_settings()
+    shutil.rmtree(folder.checkpoints)
+    assert checkpoint.load(folder, tensors, settings, "") == (None, [])
+
+
+def test_every_error_above_is_one_of_ours():
+    assert issubclass(RunError, CllmError)
+    assert issubclass(ConfigError, CllmError)

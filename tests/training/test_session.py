@@ -1,0 +1,133 @@
+"""What a run starts from: new, resumed, from another's weights, or for timing alone."""
+
+from __future__ import annotations
+
+import io
+
+import numba
+import pytest
+from conftest import TINY
+
+from cllm_cli.config import Settings
+from cllm_cli.errors import ConfigError, CorpusError, RunError
+from cllm_cli.kernels import ahead
+from cllm_cli.training import checkpoint, compiling, session, train
+from cllm_cli.training.run_folder import RunFolder
+
+
+def losses(records):
+    return [record.loss for record in records if record.event == "step"]
+
+
+def notices(records):
+    return [record.message for record in records if record.event == "notice"]
+
+
+def test_a_run_on_standard_input_goes_on_from_what_it_kept(text, tmp_path):
+    data = text.read_bytes()
+    whole = losses(train(["-"], tmp_path / "whole", stdin=io.BytesIO(data), **TINY))
+    first = losses(train(["-"], tmp_path / "out", stdin=io.BytesIO(data), **TINY | {"stop_after": 3}))
+    assert first + losses(train(["-"], tmp_path / "out", resume=True)) == whole
+
+
+def test_another_text_is_refused_on_resuming(run, text, tmp_path):
+    list(run(stop_after=3))
+    text.write_text(text.read_text("utf-8").replace("line 1 ", "line one "), "utf-8")
+    with pytest.raises(RunError, match="the corpus is not the one"):
+        list(run(resume=True))
+
+
+def test_without_a_checkpoint_a_run_starts_again(run, tmp_path):
+    whole = losses(run())
+    for path in (tmp_path / "out" / "checkpoint").iterdir():
+        for item in path.iterdir():
+            item.unlink()
+        path.rmdir()
+    records = list(run(resume=True))
+    assert any("starts again from step 0" in each for each in notices(records))
+    assert losses(records) == whole
+
+
+def test_a_damaged_checkpoint_is_told(run, tmp_path):
+    list(run(save_every=2))
+    (tmp_path / "out" / "checkpoint" / "step-00000006" / "manifest.json").unlink()
+    records = list(run(resume=True))
+    assert any(each.startswith("passed over: ") for each in notices(records))
+    assert len(losses(records)) == 2
+
+
+def test_weights_are_taken_from_a_model_of_the_same_sizes(run, tmp_path):
+    list(run("first"))
+    with pytest.raises((ConfigError, RunError)):
+        list(run("second", init_from=tmp_path / "first", n_embd=32))
+    with pytest.raises(RunError):
+        list(run("second", init_from=tmp_path / "none"))
+
+
+def test_weights_are_of_use_with_their_own_tokenizer_alone(run, tmp_path):
+    list(run("first"))
+    with pytest.raises(ConfigError, match="needs the tokenizer of that run, byte"):
+        list(run("second", init_from=tmp_path / "first", tokenizer="char"))
+
+
+def test_a_width_that_was_given_gets_heads_that_divide_it(text):
+    corpus = session.read_corpus([text], "byte", 0.1, None, None)
+    found = session.resolve(Settings(n_embd=50), corpus)
+    assert found.n_embd % found.n_head == 0
+
+
+def test_kernels_that_are_made_ready_are_told_one_by_one(monkeypatch):
+    ready = [("one", 0, 2, ahead.HERE), ("two", 1, 2, ahead.LOAD)]
+    monkeypatch.setattr(compiling, "compile_ahead", lambda calls, workers: iter(ready))
+    notice, one, two, done = compiling.compile_kernels([])
+    assert "one had to be compiled in this process" in notice.message
+    assert (one.loading, two.loading) == (False, True)
+    assert done.kernels == 2
+
+
+def test_a_start_that_fails_leaves_no_run(run, tmp_path, monkeypatch):
+    def full(*_):
+        raise RunError("cannot write: no space left")
+
+    list(run("first"))
+    monkeypatch.setattr(checkpoint, "save", full)
+    with pytest.raises(RunError, match="no space left"):
+        list(run("second", init_from=tmp_path / "first"))
+    assert not RunFolder(tmp_path / "second").exists()
+    RunFolder(tmp_path / "second").check_new(force=False)
+
+
+def test_a_text_that_is_too_short_is_refused_before_anything_is_written(tmp_path):
+    (tmp_path / "short.txt").write_text("short", "utf-8")
+    with pytest.raises(CorpusError):
+        list(train([tmp_path / "short.txt"], tmp_path / "out", **TINY))
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_length_of_a_run_may_change(run, tmp_path):
+    list(run(stop_after=2))
+    assert len(losses(run(resume=True, steps=8))) == 6
+    list(run("other", stop_after=2))
+    settings = RunFolder(tmp_path / "other").read_settings()
+    assert session.resumed_settings(settings, {"epochs": 2.0}).epochs == 2.0
+    assert session.resumed_settings(settings, {"epochs": 2.0}).steps is None
+    assert session.resumed_settings(settings, {}).stop_after is None
+
+
+def test_a_rehearsal_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = session.rehearsal(Settings(n_layer=1, n_head=2, n_embd=16, block_size=8, steps=3), 3, 50)
+    assert found.stepper.batch == 3
+    assert found.model.config.vocab_size == 50
+    plain = session.rehearsal(Settings(n_layer=1, n_head=2, n_embd=16, block_size=8, steps=3, batch_size=2), None, 300)
+    assert plain.stepper.batch == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_more_threads_than_numba_has_made_ready_are_refused(set_threads):
+    before = numba.config.NUMBA_NUM_THREADS
+    with pytest.raises(ConfigError, match="more than this process can start"):
+        session.use_threads(before + 1)
+    assert before == numba.config.NUMBA_NUM_THREADS
+    session.use_threads(3)
+    assert numba.get_num_threads() == 3
