@@ -42,6 +42,19 @@ def _series64(r):
 
 
 @precise
+def _tail32(z):
+    """(artanh s) / s − 1 to z⁵, z = s²."""
+    return z * (f32(1 / 3) + z * (f32(1 / 5) + z * (f32(1 / 7) + z * (f32(1 / 9) + z * f32(1 / 11)))))
+
+
+@precise
+def _tail64(z):
+    """(artanh s) / s − 1 to z¹¹, z = s²."""
+    high = 1 / 15 + z * (1 / 17 + z * (1 / 19 + z * (1 / 21 + z * (1 / 23))))
+    return z * (1 / 3 + z * (1 / 5 + z * (1 / 7 + z * (1 / 9 + z * (1 / 11 + z * (1 / 13 + z * high))))))
+
+
+@precise
 def _exp32(x):
     x = f32(89) if x > f32(89) else x
     x = f32(-104) if x < f32(-104) else x
@@ -91,9 +104,7 @@ def _tanh64(x):
 def _log32(x):
     m, n = split_exponent(x)
     s = (m - f32(1)) / (m + f32(1))
-    z = s * s
-    tail = z * (f32(1 / 3) + z * (f32(1 / 5) + z * (f32(1 / 7) + z * (f32(1 / 9) + z * f32(1 / 11)))))
-    y = (f32(2) * s + (f32(2) * s * tail + n * LN2_LOW32)) + n * LN2_HIGH32
+    y = (f32(2) * s + (f32(2) * s * _tail32(s * s) + n * LN2_LOW32)) + n * LN2_HIGH32
     return y if x == x else x  # the bits of a NaN split into numbers
 
 
@@ -101,10 +112,7 @@ def _log32(x):
 def _log64(x):
     m, n = split_exponent(x)
     s = (m - 1.0) / (m + 1.0)
-    z = s * s
-    high = 1 / 15 + z * (1 / 17 + z * (1 / 19 + z * (1 / 21 + z * (1 / 23))))
-    tail = z * (1 / 3 + z * (1 / 5 + z * (1 / 7 + z * (1 / 9 + z * (1 / 11 + z * (1 / 13 + z * high))))))
-    y = (2.0 * s + (2.0 * s * tail + n * LN2_LOW64)) + n * LN2_HIGH64
+    y = (2.0 * s + (2.0 * s * _tail64(s * s) + n * LN2_LOW64)) + n * LN2_HIGH64
     return y if x == x else x  # the bits of a NaN split into numbers
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+from math import factorial
+
 import numpy as np
 import pytest
 from compiled import exp_of, log_of, tanh_of
@@ -114,3 +117,21 @@ def test_tanh_is_odd(dtype):
     tanh_of(mirrored, -x)
     assert np.array_equal(out, -mirrored)
     assert np.abs(out).max() <= 1
+
+
+# Where they are used, the last terms are lost in an ulp; far from there they weigh as much as the others.
+@pytest.mark.parametrize("at", [-1, 1, 4])
+@pytest.mark.parametrize(
+    ("series", "dtype", "coefficients"),
+    [
+        ("_series32", np.float32, [Fraction(1, factorial(n + 1)) for n in range(7)]),
+        ("_series64", np.float64, [Fraction(1, factorial(n + 1)) for n in range(14)]),
+        ("_tail32", np.float32, [0, *(Fraction(1, 2 * n + 1) for n in range(1, 6))]),
+        ("_tail64", np.float64, [0, *(Fraction(1, 2 * n + 1) for n in range(1, 12))]),
+    ],
+)
+def test_the_series_are_those_of_taylor(series, dtype, coefficients, at):
+    function = getattr(math, series)
+    wanted = sum(coefficient * at**n for n, coefficient in enumerate(coefficients))
+    found = getattr(function, "py_func", function)(dtype(at))
+    assert abs(Fraction(float(found)) - wanted) <= 8 * float(np.finfo(dtype).eps) * abs(wanted)
