@@ -122,6 +122,18 @@ def test_of_equal_logits_the_first_is_the_hit(dtype):
 
 
 @precisions
+@pytest.mark.parametrize("V", [1, 7, 8, 9, 16, 23, 41])
+def test_the_largest_logit_is_found_wherever_it_stands(dtype, V):
+    bench = bench_of(dtype, N=V, V=V, C=V)
+    bench.arrays["weight"][...] = np.eye(V)
+    bench.arrays["x"][...] = 1e4 * np.eye(V)  # one that is missed overflows
+    bench.arrays["targets"][...] = np.arange(V)
+    bench.step()
+    assert bench.arrays["hits"].all()
+    assert not bench.arrays["losses"].any()
+
+
+@precisions
 @pytest.mark.parametrize("rows", [1, 7, 8, 19])
 def test_losses_and_hits_do_not_depend_on_chunks(dtype, rows):
     whole, cut = bench_of(dtype), bench_of(dtype, R=rows)
