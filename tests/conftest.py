@@ -6,10 +6,14 @@ Numba reads how many threads there can be when it is imported, so this stands be
 from __future__ import annotations
 
 import os
+import signal
 
 # Two cores must be able to run the seven threads that the tests compare; and those must not spin while others wait.
 os.environ["NUMBA_NUM_THREADS"] = str(max(8, int(os.environ.get("NUMBA_NUM_THREADS", "8"))))
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+# A shell has what it runs in the background ignore Ctrl-C, which cllm heeds, and which many tests are about.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import numpy as np
 import pytest

