@@ -12,12 +12,12 @@ import signal
 os.environ["NUMBA_NUM_THREADS"] = str(max(8, int(os.environ.get("NUMBA_NUM_THREADS", "8"))))
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-# A shell has what it runs in the background ignore Ctrl-C, which cllm heeds, and which many tests are about.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-
 import numpy as np
 import pytest
 from hypothesis import settings
+
+# A shell has what it runs in the background ignore Ctrl-C, which cllm heeds, and which many tests are about.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples in every run, and no clock: what fails, fails everywhere.
 settings.register_profile("laws", derandomize=True, deadline=None, database=None)
