@@ -14,7 +14,7 @@ import numba
 import numpy as np
 from numba import prange
 
-from cllm_cli.kernels import gemm, math, pointers, simd
+from cllm_cli.kernels import gemm, math, pointers, reduce, simd
 from cllm_cli.kernels.jit import FLAGS, KernelCacheLocator, cache_root, source_key
 from cllm_cli.kernels.pointers import advance, load, pointer, store
 from cllm_cli.kernels.simd import microkernel, panel_width, scale, split_exponent, thread_count
@@ -26,7 +26,7 @@ class Locator(KernelCacheLocator):
     def __init__(self, path, function, root):
         keys = [
             Path(__file__).read_bytes(),
-            *(source_key(Path(each.__file__)).encode() for each in (gemm, math, pointers, simd)),
+            *(source_key(Path(each.__file__)).encode() for each in (gemm, math, pointers, reduce, simd)),
         ]
         self._py_file, self._line = str(path), function.__code__.co_firstlineno
         self._folder = root / f"tests-{hashlib.sha256(b''.join(keys)).hexdigest()[:24]}"
@@ -93,6 +93,18 @@ def tanh_of(out, x):
 def log_of(out, x):
     for i in range(x.shape[0]):
         out[i] = math.log(x[i])
+
+
+@compiled
+def largest_of(out, x, count):
+    """The largest of the first `count` elements of each row of x."""
+    for n in range(x.shape[0]):
+        out[n] = reduce.row_max(x[n], count)
+
+
+@compiled
+def column_sums(total, part, x):
+    reduce.add_column_sums(total, part, x)
 
 
 @compiled
