@@ -57,6 +57,7 @@ def train(
 
     from cllm_cli.reporting.reporter import make_reporter
     from cllm_cli.training import train as run_training
+    from cllm_cli.training.run_folder import default_folder
     from cllm_cli.training.signals import StopSignals
 
     with StopSignals(patient=False) as signals, make_reporter(json=json, quiet=quiet) as reporter:
@@ -89,12 +90,3 @@ def train(
             number = signals.received or signal.SIGINT
             hint = "what was saved before is there: --resume goes on" if signals.patient else "nothing was changed"
             raise Interrupted(number, "ended at once", hint) from None
-
-
-def default_folder(corpus: list[str]) -> Path:
-    """runs/<name of the first file or folder>."""
-    first = Path(corpus[0])
-    if first.name in ("", ".."):
-        first = first.resolve()
-    name = "stdin" if corpus[0] == "-" else first.name if first.is_dir() else first.stem
-    return Path("runs") / (name or "corpus")

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, TextIO
 
 from cllm_cli.printable import one_line
+from cllm_cli.reporting.consumer import Consumer
 from cllm_cli.reporting.quantities import count, decimal, duration, loss, remaining, scientific, size
-from cllm_cli.reporting.reporter import Consumer
 from cllm_cli.reporting.terminal import write_line
 from cllm_cli.training.records import (
     Checkpointed,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, TextIO
 
-from cllm_cli.reporting.reporter import Consumer
+from cllm_cli.reporting.consumer import Consumer
 from cllm_cli.training.records import Record, json_line
 
 __all__ = ["JsonLines", "json_line"]

@@ -12,24 +12,12 @@ Standard output gets JSON lines with --json, else the results at the end.
 from __future__ import annotations
 
 import sys
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from types import TracebackType
-from typing import ClassVar, Self, TextIO
+from typing import Self, TextIO
 
+from cllm_cli.reporting.consumer import Consumer
 from cllm_cli.training.records import Record
-
-
-class Consumer(ABC):
-    """Something that shows or stores records. One that is `vital` ends the run when it cannot write."""
-
-    vital: ClassVar[bool] = False
-
-    @abstractmethod
-    def show(self, record: Record) -> None: ...
-
-    def close(self) -> None:  # noqa: B027 - most have nothing to close
-        """Leave the stream in order, also after an exception. May be called twice."""
 
 
 class Reporter:

@@ -13,7 +13,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +202,15 @@ class RunFolder:
         """Fills an arena with the run's best weights."""
         with open_tensors(self.model) as tensors:
             copy_tensors(tensors, arena.tensors(), self.model)
+
+
+def default_folder(corpus: Sequence[str]) -> Path:
+    """Where a run goes that nobody gave a folder: runs/<name of the corpus's first file or folder>."""
+    first = Path(corpus[0])
+    if first.name in ("", ".."):
+        first = first.resolve()
+    name = "stdin" if corpus[0] == "-" else first.name if first.is_dir() else first.stem
+    return Path("runs") / (name or "corpus")
 
 
 def read_json(path: Path) -> dict[str, Any]:

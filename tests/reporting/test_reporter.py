@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from cllm_cli.reporting.reporter import Consumer, Reporter, make_reporter
+from cllm_cli.reporting.consumer import Consumer
+from cllm_cli.reporting.reporter import Reporter, make_reporter
 from cllm_cli.training.records import Notice
 
 
