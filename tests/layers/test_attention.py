@@ -7,7 +7,8 @@ import pytest
 import tolerances
 
 from cllm_cli.checks.harness import Bench
-from cllm_cli.kernels.simd import MR
+from cllm_cli.kernels.jit import JIT_OFF
+from cllm_cli.kernels.simd import MR, columns
 from cllm_cli.layers import LAYERS
 from cllm_cli.layers.attention import STRIP
 
@@ -92,6 +93,30 @@ def test_one_head_shared_by_several_threads_has_the_same_bits(dtype, time, set_t
         found.append([bench.arrays[name].copy() for name in ("out", "lse", "dqkv")])
     for other in found[1:]:
         assert all(np.array_equal(one, two) for one, two in zip(found[0], other, strict=True))
+
+
+@precisions
+@pytest.mark.parametrize("size", [1, 64, 77])
+@pytest.mark.parametrize("time", [1, 4 * columns(4), STRIP, 2 * STRIP + 1])
+def test_the_work_space_is_enough_where_it_is_tightest(dtype, time, size, guarded, set_threads):
+    """Windows that fill their panels, and heads as wide as they are usual: nothing is left over to spill into."""
+    set_threads(1)
+    bench = Bench(ATTENTION, {"B": 1, "T": time, "NH": 1, "HS": size, "S": time}, dtype, 0, guarded.allocate)
+    for kernel in (ATTENTION.forward, ATTENTION.backward, ATTENTION.cached):
+        bench.run(kernel)
+        guarded.assert_intact()
+
+
+@pytest.mark.skipif(JIT_OFF, reason="there is one thread")
+@pytest.mark.parametrize("threads", [2, 3, 7])
+@pytest.mark.parametrize("which", ["forward", "backward", "cached"])
+def test_each_thread_works_in_a_space_of_its_own(which, threads, set_threads):
+    set_threads(threads)
+    bench = bench_of(np.float32, B=7)
+    bench.step()
+    bench.arrays["work"].fill(np.nan)
+    bench.run(getattr(ATTENTION, which))
+    assert np.isfinite(bench.arrays["work"].reshape(threads, -1)).any(axis=1).all()
 
 
 def generated(whole, cuts, window):
