@@ -1,0 +1,81 @@
+"""What is mutated, what is not, and which tests should see it.
+
+A module's tests come in stages: first those that see most of its mistakes soonest, wider ones for what survives. A
+stage is a list of test files and, after -k, which of their tests.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Stage(NamedTuple):
+    files: tuple[str, ...]
+    chosen: str = ""
+
+
+LAYER = "tests/layers/test_every_layer.py"
+LAWS = "tests/layers/test_layer_laws.py"
+WHOLE = ("tests/model", "tests/training/test_step.py")
+
+
+def layer_stages(names: str, *own: str) -> list[Stage]:
+    """Gradients and oracle first, then every law of the layer."""
+    return [
+        Stage((LAYER,), f"({names}) and (finite or oracle)"),
+        Stage((*own, LAYER), f"({names}) or test_attention or test_cross or test_dropout or test_embed"),
+        Stage((LAWS,), names.replace("-N", "").replace("-B", "")),
+    ]
+
+
+MODULES: dict[str, list[Stage]] = {
+    "kernels/gemm.py": [
+        Stage(("tests/kernels/test_gemm.py",)),
+        Stage(("tests/kernels/test_gemm_every_size.py",)),
+    ],
+    "kernels/math.py": [Stage(("tests/kernels/test_math.py",))],
+    "kernels/reduce.py": [
+        Stage(("tests/kernels/test_reduce.py",)),
+        Stage((LAYER,), "(linear-N or layernorm or cross_entropy) and finite"),
+    ],
+    "layers/attention.py": layer_stages("attention-B", "tests/layers/test_attention.py"),
+    "layers/cross_entropy.py": layer_stages("cross_entropy-N", "tests/layers/test_cross_entropy.py"),
+    "layers/dropout.py": layer_stages("dropout-N", "tests/layers/test_dropout.py"),
+    "layers/embedding.py": layer_stages("embedding-N", "tests/layers/test_embeddings.py"),
+    "layers/gelu.py": layer_stages("gelu-N"),
+    "layers/head.py": layer_stages("last-B or head-N"),
+    "layers/layernorm.py": layer_stages("layernorm-N"),
+    "layers/linear.py": layer_stages("linear-N or linear_nobias-N"),
+    "layers/positions.py": layer_stages("positions-B", "tests/layers/test_embeddings.py"),
+    "layers/residual.py": layer_stages("split-N or add-N"),
+    "model/plan.py": [Stage(("tests/model/test_program.py",)), Stage(WHOLE)],
+    "model/workspace.py": [Stage(("tests/model/test_program.py",)), Stage(WHOLE)],
+    "optim/adam_embed.py": [Stage(("tests/optim/test_every_optimizer.py",)), Stage(("tests/training/test_step.py",))],
+    "optim/adamw.py": [Stage(("tests/optim/test_every_optimizer.py",)), Stage(("tests/training/test_step.py",))],
+    "optim/base.py": [Stage(("tests/optim/test_every_optimizer.py",)), Stage(("tests/training/test_step.py",))],
+    "optim/clip.py": [Stage(("tests/optim/test_clip.py",)), Stage(("tests/training/test_step.py",))],
+    "optim/schedule.py": [Stage(("tests/optim/test_schedules.py",))],
+    "optim/sgd.py": [Stage(("tests/optim/test_every_optimizer.py",)), Stage(("tests/training/test_step.py",))],
+    "text/batches.py": [Stage(("tests/text/test_batches.py",))],
+    "training/step.py": [
+        Stage(("tests/training/test_step.py",)),
+        Stage(("tests/training/test_resume.py", "tests/training/test_allocations.py")),
+    ],
+}
+
+# What decides speed and memory but no result: sizes of blocks, and how work is shared out. Neither their own values
+# are mutated, nor what is assigned to them, nor the functions that choose them.
+TUNING: dict[str, set[str]] = {
+    "kernels/gemm.py": {"KC", "MC", "NC", "blocks", "shares"},
+    "kernels/reduce.py": {"CHUNKS"},
+    "layers/attention.py": {"STRIP", "shares"},
+    "layers/cross_entropy.py": {"LOGITS", "LEAST_ROWS", "MOST_ROWS", "chunk_rows"},
+    "layers/embedding.py": {"COLUMNS"},
+    "text/batches.py": {"AHEAD"},
+}
+
+# Default settings are a choice as well.
+TUNED_ARGUMENTS = {"defaults"}
+
+# Declarations are data: what they say is what the generic tests ask for.
+DECLARATIONS = {"Layer", "Registry", "Entry"}
