@@ -13,7 +13,7 @@ from cllm_cli.layers import LAYERS
 from cllm_cli.layers.base import Layer, arguments
 from cllm_cli.model.build import Model, ModelConfig
 from cllm_cli.model.init import initialize
-from cllm_cli.model.plan import CACHE, GRADIENT, VALUE, make_plan
+from cllm_cli.model.plan import CACHE, GRADIENT, SCRATCH, VALUE, make_plan
 from cllm_cli.model.program import EVALUATE, GENERATE, TRAIN, Program
 
 SIZES = {"B": 2, "T": 3, "N": 6, "S": 4, "K": 16, "threads": 2, "itemsize": 4}
@@ -231,6 +231,15 @@ def test_the_buffer_is_hardly_larger_than_what_is_alive_at_once(config, mode):
         for time in range(len(plan.forward) + len(plan.backward))
     )
     assert plan.total <= 1.05 * 64 * most  # the smallest first: 1.09 and more
+
+
+@pytest.mark.parametrize("mode", [TRAIN, EVALUATE, GENERATE])
+def test_scratch_is_of_one_run_alone(mode):
+    plan = make_plan(Model(CONFIG).record(mode, 2, 9), REAL)
+    keys = [place.key for run in [*plan.forward, *plan.backward] for place in run.places.values()]
+    scratch = [key for key in keys if key[0] == SCRATCH]
+    assert scratch
+    assert len(scratch) == len(set(scratch))
 
 
 def caches(plan):
