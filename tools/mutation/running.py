@@ -26,7 +26,7 @@ from .mutants import Mutant
 
 ROOT = Path(__file__).parents[2]
 LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "__pycache__", "*.egg-info", "runs", "build", "dist", ".*_cache")
-CPU_SECONDS = 180  # for a stage, all threads together: several times what the longest takes without a mistake
+CPU_SECONDS = 120  # for a stage, all threads together: several times what the longest takes without a mistake
 PATIENCE = 1200  # seconds: who waits for ever uses no processor
 MEMORY = 16 * 2**30  # bytes of address space: a wrong size must not take the machine's memory
 NOTHING_CHOSEN = 5  # pytest's exit code
