@@ -88,6 +88,7 @@ def test_the_loss_is_the_mean_over_targets():
     stepper = stepper_of(batch=3, accumulate=2)
     outcome = stepper.run(0, STEADY)
     assert outcome.loss == pytest.approx(math.log(CONFIG.vocab_size), rel=0.02)
+    assert (stepper.batch, stepper.accumulate) == (3, 2)
     assert stepper.tokens == 3 * 2 * CONFIG.block_size
 
 

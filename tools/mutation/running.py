@@ -113,7 +113,8 @@ def _run_stage(tree: Path, cache: Path, stage: Stage, first_alone: bool) -> str:
         return ""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=no", *files]
     command += ["-x"] * first_alone + (["-k", stage.chosen] if stage.chosen else [])
-    environment = {**os.environ, "PYTHONPATH": str(tree), "CLLM_CACHE_DIR": str(cache), "TMPDIR": str(cache.parent)}
+    environment = os.environ | {"PYTHONPATH": str(tree), "CLLM_CACHE_DIR": str(cache), "TMPDIR": str(cache.parent)}
+    environment["COLUMNS"] = "400"  # a test's name and its error on one line
     process = subprocess.Popen(
         command,
         cwd=tree,
