@@ -16,10 +16,11 @@ import numpy as np
 from numba import get_thread_id, prange
 
 from cllm_cli.kernels.jit import inner
+from cllm_cli.kernels.packing import pack_panel, pack_rows
 from cllm_cli.kernels.pointers import advance, load, pointer, store
 from cllm_cli.kernels.simd import MR, columns, microkernel, panel_width, thread_count
 
-KC = 384  # a panel of B, KC × NR, is at home between the first- and the second-level cache
+KC = 512  # a panel of B, KC × NR, is at home between the first- and the second-level cache
 MC = 20 * MR  # a block of A, MC × KC, stays in the second-level cache
 NC = 4032  # a block of B, KC × NC, stays in the last-level cache; a multiple of every tile's NR
 
@@ -31,60 +32,6 @@ def pack_size(m: int, n: int, k: int, threads: int, itemsize: int) -> int:
     width = min(-(-n // nr) * nr, NC)
     height = min(-(-m // MR) * MR, MC)
     return depth * width + threads * (height * depth + MR * nr)
-
-
-@inner
-def pack_rows(panel, source, row_stride, column_stride, m, k):
-    """Rows of A as panels of MR rows: panel[(q·k + p)·MR + i] = A[q·MR + i, p], zero where i is past m."""
-    for q in range((m + MR - 1) // MR):
-        into = advance(panel, q * MR * k)
-        of = advance(source, q * MR * row_stride)
-        rows = min(MR, m - q * MR)
-        if rows == MR:
-            for p in range(k):
-                for i in range(MR):
-                    store(into, p * MR + i, load(of, i * row_stride + p * column_stride))
-        else:
-            for p in range(k):
-                for i in range(rows):
-                    store(into, p * MR + i, load(of, i * row_stride + p * column_stride))
-                for i in range(rows, MR):
-                    store(into, p * MR + i, 0.0)
-
-
-@inner
-def pack_columns(panel, source, row_stride, column_stride, n, k):
-    """Columns of B as panels of NR columns: panel[(q·k + p)·NR + j] = B[p, q·NR + j], zero where j is past n."""
-    nr = panel_width(panel)
-    for q in range((n + nr - 1) // nr):
-        pack_panel(
-            advance(panel, q * nr * k),
-            advance(source, q * nr * column_stride),
-            row_stride,
-            column_stride,
-            min(nr, n - q * nr),
-            k,
-        )
-
-
-@inner
-def pack_panel(panel, source, row_stride, column_stride, n, k):
-    """One panel of `pack_columns`, of n ≤ NR columns."""
-    nr = panel_width(panel)
-    if n == nr and column_stride == 1:
-        for p in range(k):
-            for j in range(nr):
-                store(panel, p * nr + j, load(source, p * row_stride + j))
-    elif n == nr:
-        for p in range(k):
-            for j in range(nr):
-                store(panel, p * nr + j, load(source, p * row_stride + j * column_stride))
-    else:
-        for p in range(k):
-            for j in range(n):
-                store(panel, p * nr + j, load(source, p * row_stride + j * column_stride))
-            for j in range(n, nr):
-                store(panel, p * nr + j, 0.0)
 
 
 @inner

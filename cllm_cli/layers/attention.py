@@ -17,9 +17,10 @@ from __future__ import annotations
 import numpy as np
 from numba import get_thread_id, prange
 
-from cllm_cli.kernels.gemm import multiply_panels, pack_columns, pack_rows
+from cllm_cli.kernels.gemm import multiply_panels
 from cllm_cli.kernels.jit import inner, kernel
 from cllm_cli.kernels.math import exp, log
+from cllm_cli.kernels.packing import pack_columns, pack_rows
 from cllm_cli.kernels.pointers import advance, pointer
 from cllm_cli.kernels.reduce import row_max
 from cllm_cli.kernels.simd import MR, columns, panel_width, thread_count

@@ -1,0 +1,185 @@
+"""Packing: a block of a matrix, copied into panels that the micro-kernel reads straight through.
+
+A panel of rows of A holds MR of them, a panel of columns of B holds NR: panel[p·height + i] is element p of line i. Which
+way a matrix lies in memory decides how a panel is filled: rows of a panel that are contiguous are copied, lines that are
+contiguous are transposed in registers, and only what is left over moves element by element. Panels are padded with
+zeros. Nothing outside the matrix is read, nothing outside the panels is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from cllm_cli.kernels.jit import inner, twin
+from cllm_cli.kernels.pointers import advance, load, store
+from cllm_cli.kernels.simd import MR, TILE, columns, panel_width
+
+Height = Callable[[int], int]  # lines in a panel, from the bytes of an element
+
+
+def lanes(itemsize: int) -> int:
+    """Elements in a vector."""
+    return TILE.vector_bytes // itemsize
+
+
+@twin(lambda place: lanes(place.dtype.itemsize))
+@intrinsic
+def vector_lanes(typingctx: Any, place: Any) -> Any:
+    """vector_lanes(pointer): elements in a vector, a constant of the element type."""
+    if not isinstance(place, types.CPointer):
+        return None
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return context.get_constant(types.intp, lanes(place.dtype.bitwidth // 8))
+
+    return types.intp(place), codegen
+
+
+def _copier(height: Height) -> Any:
+    def plain(into: Any, of: Any) -> None:
+        count = height(into.dtype.itemsize)
+        into[:count] = of[:count]
+
+    @twin(plain)
+    @intrinsic
+    def copy(typingctx: Any, into: Any, of: Any) -> Any:
+        """copy(into, of): a row of a panel."""
+        if not isinstance(into, types.CPointer):
+            return None
+        itemsize = into.dtype.bitwidth // 8
+
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            row = ir.VectorType(context.get_value_type(into.dtype), height(itemsize)).as_pointer()
+            value = builder.load(builder.bitcast(args[1], row), align=itemsize)
+            builder.store(value, builder.bitcast(args[0], row), align=itemsize)
+            return context.get_dummy_value()
+
+        return types.void(into, into), codegen
+
+    return copy
+
+
+def _transposer(height: Height) -> Any:
+    def plain(into: Any, of: Any, stride: int) -> None:
+        count, deep = height(into.dtype.itemsize), lanes(into.dtype.itemsize)
+        for i in range(count):
+            into[i : i + count * deep : count] = of[i * stride : i * stride + deep]
+
+    @twin(plain)
+    @intrinsic
+    def transpose(typingctx: Any, into: Any, of: Any, stride: Any) -> Any:
+        """transpose(into, of, stride): a vector's length of each line of a panel, the lines `stride` apart."""
+        if not isinstance(into, types.CPointer):
+            return None
+        real, itemsize = into.dtype, into.dtype.bitwidth // 8
+
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            shape = ir.FunctionType(ir.VoidType(), [arg.type for arg in args])
+            name = f"cllm_transpose_{height(itemsize)}_{real.name}"
+            function = cgutils.get_or_insert_function(builder.module, shape, name)
+            if function.is_declaration:
+                function.linkage = "linkonce_odr"
+                function.attributes.add("noinline")
+                inside = ir.IRBuilder(function.append_basic_block("entry"))
+                emit_transpose(inside, context.get_value_type(real), itemsize, height(itemsize), function.args)
+                inside.ret_void()
+            builder.call(function, args)
+            return context.get_dummy_value()
+
+        return types.void(into, into, types.intp), codegen
+
+    return transpose
+
+
+def emit_transpose(builder: Any, real: Any, itemsize: int, height: int, args: Any) -> None:
+    """The LLVM code of `transpose`: squares of vectors, each turned over by interleaving halves, log₂ lanes times.
+
+    A vector's number and a lane's number, written one after the other in bits, move round by one bit each time.
+    """
+    into, of, stride = args
+    width, size, number = lanes(itemsize), stride.type, ir.IntType(32)
+    vector = ir.VectorType(real, width)
+
+    def shuffle(a: Any, b: Any, order: list[int]) -> Any:
+        return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(number, len(order)), order))
+
+    halves = [[half + k // 2 + k % 2 * width for k in range(width)] for half in (0, width // 2)]
+    for first in range(0, height, width):
+        lines = min(width, height - first)
+        rows = []
+        for i in range(first, first + lines):
+            line = builder.gep(of, [builder.mul(size(i), stride)])
+            rows.append(builder.load(builder.bitcast(line, vector.as_pointer()), align=itemsize))
+        rows += [ir.Constant(vector, ir.Undefined)] * (width - lines)
+        for _ in range(width.bit_length() - 1):
+            pairs = zip(rows[: width // 2], rows[width // 2 :], strict=True)
+            rows = [shuffle(a, b, half) for a, b in pairs for half in halves]
+        part = ir.VectorType(real, lines)
+        for p, row in enumerate(rows):
+            value = row if lines == width else shuffle(row, row, list(range(lines)))
+            place = builder.gep(into, [size(p * height + first)])
+            builder.store(value, builder.bitcast(place, part.as_pointer()), align=itemsize)
+
+
+copy_row, copy_columns = _copier(lambda itemsize: MR), _copier(columns)
+transpose_rows, transpose_columns = _transposer(lambda itemsize: MR), _transposer(columns)
+
+
+@inner
+def pack_rows(panel, source, row_stride, column_stride, m, k):
+    """Rows of A as panels of MR rows: panel[(q·k + p)·MR + i] = A[q·MR + i, p], zero where i is past m."""
+    deep = vector_lanes(panel)
+    for q in range((m + MR - 1) // MR):
+        into = advance(panel, q * MR * k)
+        of = advance(source, q * MR * row_stride)
+        rows = min(MR, m - q * MR)
+        done = 0
+        if rows == MR and row_stride == 1:
+            for p in range(k):
+                copy_row(advance(into, p * MR), advance(of, p * column_stride))
+            done = k
+        elif rows == MR and column_stride == 1:
+            for p in range(0, k - deep + 1, deep):
+                transpose_rows(advance(into, p * MR), advance(of, p), row_stride)
+            done = k // deep * deep
+        pack_elements(into, of, row_stride, column_stride, rows, MR, done, k)
+
+
+@inner
+def pack_columns(panel, source, row_stride, column_stride, n, k):
+    """Columns of B as panels of NR columns: panel[(q·k + p)·NR + j] = B[p, q·NR + j], zero where j is past n."""
+    nr = panel_width(panel)
+    for q in range((n + nr - 1) // nr):
+        into, of = advance(panel, q * nr * k), advance(source, q * nr * column_stride)
+        pack_panel(into, of, row_stride, column_stride, min(nr, n - q * nr), k)
+
+
+@inner
+def pack_panel(panel, source, row_stride, column_stride, n, k):
+    """One panel of `pack_columns`, of n ≤ NR columns."""
+    nr, deep, done = panel_width(panel), vector_lanes(panel), 0
+    if n == nr and column_stride == 1:
+        for p in range(k):
+            copy_columns(advance(panel, p * nr), advance(source, p * row_stride))
+        done = k
+    elif n == nr and row_stride == 1:
+        for p in range(0, k - deep + 1, deep):
+            transpose_columns(advance(panel, p * nr), advance(source, p), column_stride)
+        done = k // deep * deep
+    pack_elements(panel, source, column_stride, row_stride, n, nr, done, k)
+
+
+@inner
+def pack_elements(panel, source, line_stride, stride, lines, height, first, k):
+    """What is left of a panel of `height` lines: its rows from `first` to k, zero in the lines that are missing."""
+    for p in range(first, k):
+        for i in range(lines):
+            store(panel, p * height + i, load(source, i * line_stride + p * stride))
+        for i in range(lines, height):
+            store(panel, p * height + i, 0.0)
