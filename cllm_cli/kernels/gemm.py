@@ -1,13 +1,15 @@
 """Matrix multiplication on our own micro-kernel: C = A B, C = A Bᵀ, C = Aᵀ B, each with C += and a bias.
 
-Goto's scheme (Goto & van de Geijn 2008): blocks of k columns of A and k rows of B are packed into panels that the
-micro-kernel reads straight through, B once for everyone, A once for each block of rows. The three forms differ in the
-strides that packing reads with, and in nothing else. Panels are padded with zeros; a tile that reaches over the edge of
-C is computed in a tile of its own, and what lies within is copied. Nothing outside an operand is read or written.
+Goto's scheme (Goto & van de Geijn 2008): blocks of A and B are packed into panels that the micro-kernel reads straight
+through. C is cut into a grid of tasks, as even as it goes and no block of rows higher than the cache allows. A task
+shares nothing: it packs its block of A, and each panel of B just before the panel meets that block. So a product is one
+parallel loop, without a barrier inside, and what is packed never leaves the core's own cache.
 
-The three forms and both flags reach one compiled function: a literal argument would compile another, hence np.int64(1).
+The three forms differ in the strides that packing reads with, and in nothing else; they and both flags reach one
+compiled function: a literal argument would compile another, hence np.int64(1). A tile that reaches over the edge of C
+is computed in a tile of its own, and what lies within is copied. Nothing outside an operand is read or written.
 
-Each element of C is one sum over k in fixed order, whatever the blocks and the threads: results never depend on either.
+Each element of C is one sum over k in fixed order, whatever the grid and the threads: results never depend on either.
 """
 
 from __future__ import annotations
@@ -21,17 +23,32 @@ from cllm_cli.kernels.pointers import advance, load, pointer, store
 from cllm_cli.kernels.simd import MR, columns, microkernel, panel_width, thread_count
 
 KC = 512  # a panel of B, KC × NR, is at home between the first- and the second-level cache
-MC = 20 * MR  # a block of A, MC × KC, stays in the second-level cache
-NC = 4032  # a block of B, KC × NC, stays in the last-level cache; a multiple of every tile's NR
+STRIPS = 280 // MR  # a block of A, at most STRIPS · MR × KC, stays in the second-level cache
 
 
 def pack_size(m: int, n: int, k: int, threads: int, itemsize: int) -> int:
     """Elements of packing space that a product of m × k by k × n needs on `threads` threads."""
     nr = columns(itemsize)
-    depth = min(k, KC)
-    width = min(-(-n // nr) * nr, NC)
-    height = min(-(-m // MR) * MR, MC)
-    return depth * width + threads * (height * depth + MR * nr)
+    strips = min(-(-m // MR), STRIPS)
+    return threads * (min(k, KC) * (strips * MR + nr) + MR * nr)
+
+
+@inner
+def grid(strips, panels, threads):
+    """How C, so many strips of MR rows by panels of NR columns, is cut: the numbers of blocks of rows and of columns.
+
+    The least cost of the busiest thread, where a tile costs 4, packing a strip of A 1 and a panel of B 2.
+    """
+    blocks, shares, least = strips, 1, np.int64(2**62)
+    for s in range(1, min(panels, threads) + 1):
+        b = (strips + STRIPS - 1) // STRIPS
+        while b < strips and b * s % threads:
+            b += 1
+        high, wide = (strips + b - 1) // b, (panels + s - 1) // s
+        cost = (b * s + threads - 1) // threads * (4 * high * wide + high + 2 * wide)
+        if cost < least:
+            blocks, shares, least = b, s, cost
+    return blocks, shares
 
 
 @inner
@@ -68,58 +85,30 @@ def multiply_panels(c, ldc, m, n, k, rows, cols, cols_depth, start, start_rows, 
 def gemm(m, n, k, a, a_row, a_column, b, b_row, b_column, c, ldc, start, start_rows, add, pack):
     """C (m × n) = [start +] A (m × k) B (k × n), all by pointer and stride; `pack` has `pack_size` elements."""
     nr = panel_width(c)
-    threads = thread_count()
+    strips, panels = (m + MR - 1) // MR, (n + nr - 1) // nr
+    blocks, shares = grid(strips, panels, thread_count())
     passes = (k + KC - 1) // KC
-    for turn in range(passes):
-        k_from = turn * k // passes
-        depth = (turn + 1) * k // passes - k_from
-        for j_from in range(0, n, NC):
-            width = min(NC, n - j_from)
-            panels = (width + nr - 1) // nr
-            of = advance(b, k_from * b_row + j_from * b_column)
-            for q in prange(panels):
-                pack_panel(
-                    advance(pack, q * nr * depth),
-                    advance(of, q * nr * b_column),
-                    b_row,
-                    b_column,
-                    min(nr, width - q * nr),
-                    depth,
-                )
-            spaces = advance(pack, panels * nr * depth)
-            # Blocks of rows of equal height, a multiple of the threads in number; fewer rows than that share columns
-            # too.
-            strips = (m + MR - 1) // MR
-            blocks = (strips * MR + MC - 1) // MC
-            blocks = min(strips, (blocks + threads - 1) // threads * threads)
-            shares = min(panels, (threads + blocks - 1) // blocks)
-            space = min(strips * MR, MC) * depth + MR * nr
-            for task in prange(blocks * shares):
-                block, share = task // shares, task % shares
-                i_from = block * strips // blocks * MR
-                high = min(m, (block + 1) * strips // blocks * MR) - i_from
-                q_from = share * panels // shares
-                j = q_from * nr
-                wide = min(width, (share + 1) * panels // shares * nr) - j
-                rows = advance(spaces, get_thread_id() * space)
-                pack_rows(rows, advance(a, i_from * a_row + k_from * a_column), a_row, a_column, high, depth)
-                into = advance(c, i_from * ldc + j_from + j)
-                first, first_rows = advance(start, i_from * start_rows + j_from + j), start_rows
+    height, deepest = min(strips, STRIPS) * MR, min(k, KC)
+    for task in prange(blocks * shares):
+        block, share = task // shares, task % shares
+        i, high = block * strips // blocks * MR, min(m, (block + 1) * strips // blocks * MR)
+        rows = advance(pack, get_thread_id() * (deepest * (height + nr) + MR * nr))
+        cols = advance(rows, deepest * height)
+        edge = advance(cols, deepest * nr)
+        for turn in range(passes):
+            at = turn * k // passes
+            depth = (turn + 1) * k // passes - at
+            pack_rows(rows, advance(a, i * a_row + at * a_column), a_row, a_column, high - i, depth)
+            for q in range(share * panels // shares, (share + 1) * panels // shares):
+                j = q * nr
+                wide = min(nr, n - j)
+                pack_panel(cols, advance(b, at * b_row + j * b_column), b_row, b_column, wide, depth)
+                into = advance(c, i * ldc + j)
+                first, first_rows = advance(start, i * start_rows + j), start_rows
                 if turn > 0:
                     first, first_rows = into, ldc
                 multiply_panels(
-                    into,
-                    ldc,
-                    high,
-                    wide,
-                    depth,
-                    rows,
-                    advance(pack, j * depth),
-                    depth,
-                    first,
-                    first_rows,
-                    add or turn > 0,
-                    advance(rows, space - MR * nr),
+                    into, ldc, high - i, wide, depth, rows, cols, depth, first, first_rows, add or turn > 0, edge
                 )
 
 
