@@ -20,7 +20,7 @@ from cllm_cli.kernels.reduce import row_max
 from cllm_cli.layers.base import IGNORED, NORMAL, Layer
 
 LOGITS = 2**22  # elements of a chunk of logits: 16 MB in float32
-LEAST_ROWS, MOST_ROWS = 96, 1024
+LEAST_ROWS, MOST_ROWS = 256, 1024  # each chunk reads the whole weight, and its gradient twice
 
 
 def chunk_rows(N: int, V: int) -> int:

@@ -21,10 +21,12 @@ from cllm_cli.kernels.reduce import CHUNKS
 @kernel
 def sum_squares(part, x):
     """part (K, float64): sums of squares of K chunks of x."""
-    for k in prange(part.shape[0]):
+    chunks = part.shape[0]
+    for k in prange(chunks):
+        piece = x[k * x.shape[0] // chunks : (k + 1) * x.shape[0] // chunks]  # an index from 0 on lets LLVM vectorise
         total = 0.0
-        for i in range(k * x.shape[0] // part.shape[0], (k + 1) * x.shape[0] // part.shape[0]):
-            value = np.float64(x[i])
+        for i in range(piece.shape[0]):
+            value = np.float64(piece[i])
             total += value * value
         part[k] = total
 
