@@ -18,7 +18,7 @@ import numpy as np
 from numba import get_thread_id, prange
 
 from cllm_cli.kernels.jit import inner
-from cllm_cli.kernels.packing import pack_panel, pack_rows
+from cllm_cli.kernels.packing import fetch_panel, pack_panel, pack_rows
 from cllm_cli.kernels.pointers import advance, load, pointer, store
 from cllm_cli.kernels.simd import MR, columns, microkernel, panel_width, thread_count
 
@@ -52,33 +52,36 @@ def grid(strips, panels, threads):
 
 
 @inner
-def multiply_panels(c, ldc, m, n, k, rows, cols, cols_depth, start, start_rows, add, edge):
-    """C (m × n) from packed panels of A (`rows`) and of B (`cols`); `edge` has space for one tile.
+def multiply_tile(c, ldc, high, wide, k, a, b, start, start_rows, add, edge):
+    """A tile of C, high ≤ MR by wide ≤ NR, from a panel of A and one of B; `edge` has space for one tile.
 
-    The panels of B may be deeper than k: `cols_depth` is the depth that they were packed with. With `add`, the sum of
-    element (i, j) starts from start[i·start_rows + j].
+    With `add`, the sum of element (i, j) starts from start[i·start_rows + j].
     """
     nr = panel_width(c)
-    for q in range((n + nr - 1) // nr):
-        j = q * nr
-        wide = min(nr, n - j)
-        for r in range((m + MR - 1) // MR):
-            i = r * MR
-            high = min(MR, m - i)
-            a = advance(rows, i * k)
-            b = advance(cols, j * cols_depth)
-            first = advance(start, i * start_rows + j)
-            if high == MR and wide == nr:
-                microkernel(k, a, b, advance(c, i * ldc + j), ldc, first, start_rows, add)
-            else:
-                microkernel(k, a, b, edge, nr, edge, 0, False)
-                into = advance(c, i * ldc + j)
-                for y in range(high):
-                    for x in range(wide):
-                        value = load(edge, y * nr + x)
-                        if add:
-                            value += load(first, y * start_rows + x)
-                        store(into, y * ldc + x, value)
+    if high == MR and wide == nr:
+        microkernel(k, a, b, c, ldc, start, start_rows, add)
+    else:
+        microkernel(k, a, b, edge, nr, edge, 0, False)
+        for y in range(high):
+            for x in range(wide):
+                value = load(edge, y * nr + x)
+                if add:
+                    value += load(start, y * start_rows + x)
+                store(c, y * ldc + x, value)
+
+
+@inner
+def multiply_panels(c, ldc, m, n, k, rows, cols, cols_depth, start, start_rows, add, edge):
+    """C (m × n) from packed panels of A (`rows`) and of B (`cols`), a tile at a time: see `multiply_tile`.
+
+    The panels of B may be deeper than k: `cols_depth` is the depth that they were packed with.
+    """
+    nr = panel_width(c)
+    for j in range(0, n, nr):
+        for i in range(0, m, MR):
+            into, first = advance(c, i * ldc + j), advance(start, i * start_rows + j)
+            a, b = advance(rows, i * k), advance(cols, j * cols_depth)
+            multiply_tile(into, ldc, min(MR, m - i), min(nr, n - j), k, a, b, first, start_rows, add, edge)
 
 
 @inner
@@ -91,25 +94,29 @@ def gemm(m, n, k, a, a_row, a_column, b, b_row, b_column, c, ldc, start, start_r
     height, deepest = min(strips, STRIPS) * MR, min(k, KC)
     for task in prange(blocks * shares):
         block, share = task // shares, task % shares
-        i, high = block * strips // blocks * MR, min(m, (block + 1) * strips // blocks * MR)
+        top, bottom = block * strips // blocks * MR, min(m, (block + 1) * strips // blocks * MR)
+        last = min(n, (share + 1) * panels // shares * nr)
         rows = advance(pack, get_thread_id() * (deepest * (height + nr) + MR * nr))
         cols = advance(rows, deepest * height)
         edge = advance(cols, deepest * nr)
         for turn in range(passes):
             at = turn * k // passes
             depth = (turn + 1) * k // passes - at
-            pack_rows(rows, advance(a, i * a_row + at * a_column), a_row, a_column, high - i, depth)
-            for q in range(share * panels // shares, (share + 1) * panels // shares):
-                j = q * nr
-                wide = min(nr, n - j)
-                pack_panel(cols, advance(b, at * b_row + j * b_column), b_row, b_column, wide, depth)
-                into = advance(c, i * ldc + j)
-                first, first_rows = advance(start, i * start_rows + j), start_rows
-                if turn > 0:
-                    first, first_rows = into, ldc
-                multiply_panels(
-                    into, ldc, high - i, wide, depth, rows, cols, depth, first, first_rows, add or turn > 0, edge
-                )
+            pack_rows(rows, advance(a, top * a_row + at * a_column), a_row, a_column, bottom - top, depth)
+            for j in range(share * panels // shares * nr, last, nr):
+                panel, wide = advance(b, at * b_row + j * b_column), min(nr, last - j)
+                after, soon = advance(panel, nr * b_column), min(nr, last - j - wide)
+                pack_panel(cols, panel, b_row, b_column, wide, depth)
+                for i in range(top, bottom, MR):
+                    fetch_panel(after, b_row, b_column, soon, depth, (i - top) // MR, (bottom - top + MR - 1) // MR)
+                    into = advance(c, i * ldc + j)
+                    first, first_rows = advance(start, i * start_rows + j), start_rows
+                    if turn > 0:
+                        first, first_rows = into, ldc
+                    strip, high = advance(rows, (i - top) * depth), min(MR, bottom - i)
+                    multiply_tile(
+                        into, ldc, high, wide, depth, strip, cols, first, first_rows, add or turn > 0, edge
+                    )
 
 
 @inner

@@ -17,7 +17,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from cllm_cli.kernels.jit import inner, twin
-from cllm_cli.kernels.pointers import advance, load, store
+from cllm_cli.kernels.pointers import advance, load, prefetch, store
 from cllm_cli.kernels.simd import MR, TILE, columns, panel_width
 
 Height = Callable[[int], int]  # lines in a panel, from the bytes of an element
@@ -183,3 +183,17 @@ def pack_elements(panel, source, line_stride, stride, lines, height, first, k):
             store(panel, p * height + i, load(source, i * line_stride + p * stride))
         for i in range(lines, height):
             store(panel, p * height + i, 0.0)
+
+
+@inner
+def fetch_panel(source, row_stride, column_stride, n, k, part, parts):
+    """Asks for one of `parts` equal parts of what `pack_panel` is to read next."""
+    deep = vector_lanes(source)
+    if column_stride == 1:
+        for p in range(part * k // parts, (part + 1) * k // parts):
+            for j in range(0, n, deep):
+                prefetch(source, p * row_stride + j)
+    else:
+        for j in range(part * n // parts, (part + 1) * n // parts):
+            for p in range(0, k, deep):
+                prefetch(source, j * column_stride + p * row_stride)

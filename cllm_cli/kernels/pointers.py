@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from cllm_cli.kernels.jit import twin
@@ -82,3 +84,24 @@ def store(typingctx: Any, place: Any, offset: Any, value: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(place, types.intp, place.dtype), codegen
+
+
+def _plain_prefetch(place: Any, offset: int) -> None:
+    """Nothing to see."""
+
+
+@twin(_plain_prefetch)
+@intrinsic
+def prefetch(typingctx: Any, place: Any, offset: Any) -> Any:
+    """prefetch(pointer, offset): asks for the cache line there, to be read soon; an address of nothing does no harm."""
+    if not isinstance(place, types.CPointer):
+        return None
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        number = ir.IntType(32)
+        shape = ir.FunctionType(ir.VoidType(), [args[0].type, number, number, number])
+        function = cgutils.get_or_insert_function(builder.module, shape, "llvm.prefetch.p0")
+        builder.call(function, [builder.gep(args[0], [args[1]]), number(0), number(2), number(1)])  # read, L2, data
+        return context.get_dummy_value()
+
+    return types.void(place, types.intp), codegen
