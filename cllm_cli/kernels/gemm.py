@@ -23,6 +23,7 @@ from cllm_cli.kernels.pointers import advance, load, pointer, store
 from cllm_cli.kernels.simd import MR, columns, microkernel, panel_width, thread_count
 
 KC = 512  # a panel of B, KC × NR, is at home between the first- and the second-level cache
+STEP = 4  # blocks of rows are cut at multiples of it
 STRIPS = 280 // MR  # a block of A, at most STRIPS · MR × KC, stays in the second-level cache
 
 
@@ -34,18 +35,19 @@ def pack_size(m: int, n: int, k: int, threads: int, itemsize: int) -> int:
 
 
 @inner
-def grid(strips, panels, threads):
-    """How C, so many strips of MR rows by panels of NR columns, is cut: the numbers of blocks of rows and of columns.
+def grid(m, panels, threads):
+    """How C, m rows by so many panels of NR columns, is cut: the numbers of blocks of rows and of columns.
 
-    The least cost of the busiest thread, where a tile costs 4, packing a strip of A 1 and a panel of B 2.
+    The least cost of the busiest thread, where an element of a tile costs 4, packing one of A 1 and one of B 2.
     """
-    blocks, shares, least = strips, 1, np.int64(2**62)
+    blocks, shares, least = np.int64(1), np.int64(1), np.int64(2**62)
+    steps = (m + STEP - 1) // STEP
     for s in range(1, min(panels, threads) + 1):
-        b = (strips + STRIPS - 1) // STRIPS
-        while b < strips and b * s % threads:
+        b = (m + STRIPS * MR - 1) // (STRIPS * MR)
+        while b < steps and b * s % threads:
             b += 1
-        high, wide = (strips + b - 1) // b, (panels + s - 1) // s
-        cost = (b * s + threads - 1) // threads * (4 * high * wide + high + 2 * wide)
+        high, wide = (steps + b - 1) // b * STEP, (panels + s - 1) // s
+        cost = (b * s + threads - 1) // threads * (4 * high * wide + high + 2 * wide * MR)
         if cost < least:
             blocks, shares, least = b, s, cost
     return blocks, shares
@@ -58,10 +60,10 @@ def multiply_tile(c, ldc, high, wide, k, a, b, start, start_rows, add, edge):
     With `add`, the sum of element (i, j) starts from start[i·start_rows + j].
     """
     nr = panel_width(c)
-    if high == MR and wide == nr:
-        microkernel(k, a, b, c, ldc, start, start_rows, add)
+    if wide == nr:
+        microkernel(k, a, b, c, ldc, start, start_rows, add, high)
     else:
-        microkernel(k, a, b, edge, nr, edge, 0, False)
+        microkernel(k, a, b, edge, nr, edge, 0, False, high)
         for y in range(high):
             for x in range(wide):
                 value = load(edge, y * nr + x)
@@ -88,13 +90,13 @@ def multiply_panels(c, ldc, m, n, k, rows, cols, cols_depth, start, start_rows, 
 def gemm(m, n, k, a, a_row, a_column, b, b_row, b_column, c, ldc, start, start_rows, add, pack):
     """C (m × n) = [start +] A (m × k) B (k × n), all by pointer and stride; `pack` has `pack_size` elements."""
     nr = panel_width(c)
-    strips, panels = (m + MR - 1) // MR, (n + nr - 1) // nr
-    blocks, shares = grid(strips, panels, thread_count())
+    panels, steps = (n + nr - 1) // nr, (m + STEP - 1) // STEP
+    blocks, shares = grid(m, panels, thread_count())
     passes = (k + KC - 1) // KC
-    height, deepest = min(strips, STRIPS) * MR, min(k, KC)
+    height, deepest = min((m + MR - 1) // MR, STRIPS) * MR, min(k, KC)
     for task in prange(blocks * shares):
         block, share = task // shares, task % shares
-        top, bottom = block * strips // blocks * MR, min(m, (block + 1) * strips // blocks * MR)
+        top, bottom = block * steps // blocks * STEP, min(m, (block + 1) * steps // blocks * STEP)
         last = min(n, (share + 1) * panels // shares * nr)
         rows = advance(pack, get_thread_id() * (deepest * (height + nr) + MR * nr))
         cols = advance(rows, deepest * height)

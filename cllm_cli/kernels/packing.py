@@ -9,8 +9,10 @@ zeros. Nothing outside the matrix is read, nothing outside the panels is written
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -18,7 +20,7 @@ from numba.extending import intrinsic
 
 from cllm_cli.kernels.jit import inner, twin
 from cllm_cli.kernels.pointers import advance, load, prefetch, store
-from cllm_cli.kernels.simd import MR, TILE, columns, panel_width
+from cllm_cli.kernels.simd import MR, TILE, as_function, columns, panel_width
 
 Height = Callable[[int], int]  # lines in a panel, from the bytes of an element
 
@@ -49,7 +51,7 @@ def _copier(height: Height) -> Any:
     @twin(plain)
     @intrinsic
     def copy(typingctx: Any, into: Any, of: Any) -> Any:
-        """copy(into, of): a row of a panel."""
+        """copy(into, of): a row of a whole panel."""
         if not isinstance(into, types.CPointer):
             return None
         itemsize = into.dtype.bitwidth // 8
@@ -65,44 +67,75 @@ def _copier(height: Height) -> Any:
     return copy
 
 
-def _transposer(height: Height) -> Any:
-    def plain(into: Any, of: Any, stride: int) -> None:
-        count, deep = height(into.dtype.itemsize), lanes(into.dtype.itemsize)
-        for i in range(count):
-            into[i : i + count * deep : count] = of[i * stride : i * stride + deep]
+def _partial_copier(height: Height) -> Any:
+    def plain(into: Any, of: Any, count: int) -> None:
+        into[:count] = of[:count]
+        into[count : height(into.dtype.itemsize)] = 0
 
     @twin(plain)
     @intrinsic
-    def transpose(typingctx: Any, into: Any, of: Any, stride: Any) -> Any:
-        """transpose(into, of, stride): a vector's length of each line of a panel, the lines `stride` apart."""
+    def copy(typingctx: Any, into: Any, of: Any, count: Any) -> Any:
+        """copy(into, of, count): a row of a panel of fewer lines: `count` elements, and zeros."""
         if not isinstance(into, types.CPointer):
             return None
-        real, itemsize = into.dtype, into.dtype.bitwidth // 8
+        itemsize = into.dtype.bitwidth // 8
 
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            shape = ir.FunctionType(ir.VoidType(), [arg.type for arg in args])
-            name = f"cllm_transpose_{height(itemsize)}_{real.name}"
-            function = cgutils.get_or_insert_function(builder.module, shape, name)
-            if function.is_declaration:
-                function.linkage = "linkonce_odr"
-                function.attributes.add("noinline")
-                inside = ir.IRBuilder(function.append_basic_block("entry"))
-                emit_transpose(inside, context.get_value_type(real), itemsize, height(itemsize), function.args)
-                inside.ret_void()
-            builder.call(function, args)
+            emit_partial_copy(builder, context.get_value_type(into.dtype), itemsize, height(itemsize), args)
             return context.get_dummy_value()
 
         return types.void(into, into, types.intp), codegen
 
+    return copy
+
+
+def _transposer(height: Height) -> Any:
+    def plain(into: Any, of: Any, stride: int, count: int) -> None:
+        lines, deep = height(into.dtype.itemsize), lanes(into.dtype.itemsize)
+        for i in range(lines):
+            into[i : i + lines * deep : lines] = of[i * stride : i * stride + deep] if i < count else 0
+
+    @twin(plain)
+    @intrinsic
+    def transpose(typingctx: Any, into: Any, of: Any, stride: Any, count: Any) -> Any:
+        """transpose(into, of, stride, count): a vector's length of each of `count` lines, `stride` apart, and zeros."""
+        if not isinstance(into, types.CPointer):
+            return None
+        lines = height(into.dtype.bitwidth // 8)
+        emit = partial(emit_transpose, itemsize=into.dtype.bitwidth // 8, height=lines)
+        return types.void(into, into, types.intp, types.intp), as_function(f"transpose_{lines}", into.dtype, emit)
+
     return transpose
 
 
-def emit_transpose(builder: Any, real: Any, itemsize: int, height: int, args: Any) -> None:
+def emit_partial_copy(builder: Any, real: Any, itemsize: int, height: int, args: Any) -> None:
+    """The LLVM code of a partial copy: loads that leave out the lanes past the last element."""
+    into, of, count = args
+    width, number = lanes(itemsize), ir.IntType(32)
+    vector, mask = ir.VectorType(real, width), ir.VectorType(ir.IntType(1), width)
+    name = f"llvm.masked.load.v{width}f{8 * itemsize}.p0"
+    shape = ir.FunctionType(vector, [of.type, number, mask, vector])
+    load_some = cgutils.get_or_insert_function(builder.module, shape, name)
+    for first in range(0, height, width):
+        kept = min(width, height - first)
+        wanted: Any = ir.Constant(mask, ir.Undefined)
+        for lane in range(width):
+            there = builder.icmp_signed("<", count.type(first + lane), count)
+            wanted = builder.insert_element(wanted, there, number(lane))
+        source = builder.gep(of, [count.type(first)])
+        value = builder.call(load_some, [source, number(itemsize), wanted, ir.Constant(vector, None)])
+        part = ir.VectorType(real, kept)
+        value = builder.shuffle_vector(value, value, ir.Constant(ir.VectorType(number, kept), list(range(kept))))
+        place = builder.gep(into, [count.type(first)])
+        builder.store(value, builder.bitcast(place, part.as_pointer()), align=itemsize)
+
+
+def emit_transpose(builder: Any, real: Any, args: Any, itemsize: int, height: int) -> None:
     """The LLVM code of `transpose`: squares of vectors, each turned over by interleaving halves, log₂ lanes times.
 
     A vector's number and a lane's number, written one after the other in bits, move round by one bit each time.
     """
-    into, of, stride = args
+    into, of, stride, count = args
     width, size, number = lanes(itemsize), stride.type, ir.IntType(32)
     vector = ir.VectorType(real, width)
 
@@ -114,8 +147,11 @@ def emit_transpose(builder: Any, real: Any, itemsize: int, height: int, args: An
         lines = min(width, height - first)
         rows = []
         for i in range(first, first + lines):
-            line = builder.gep(of, [builder.mul(size(i), stride)])
-            rows.append(builder.load(builder.bitcast(line, vector.as_pointer()), align=itemsize))
+            # A line that is not there is read where the first one lies, and forgotten.
+            there = builder.icmp_signed("<", size(i), count)
+            line = builder.gep(of, [builder.select(there, builder.mul(size(i), stride), size(0))])
+            value = builder.load(builder.bitcast(line, vector.as_pointer()), align=itemsize)
+            rows.append(builder.select(there, value, ir.Constant(vector, None)))
         rows += [ir.Constant(vector, ir.Undefined)] * (width - lines)
         for _ in range(width.bit_length() - 1):
             pairs = zip(rows[: width // 2], rows[width // 2 :], strict=True)
@@ -127,8 +163,12 @@ def emit_transpose(builder: Any, real: Any, itemsize: int, height: int, args: An
             builder.store(value, builder.bitcast(place, part.as_pointer()), align=itemsize)
 
 
-copy_row, copy_columns = _copier(lambda itemsize: MR), _copier(columns)
-transpose_rows, transpose_columns = _transposer(lambda itemsize: MR), _transposer(columns)
+def _rows(itemsize: int) -> int:
+    return MR
+
+
+copy_row, copy_some_rows, transpose_rows = _copier(_rows), _partial_copier(_rows), _transposer(_rows)
+copy_columns, copy_some_columns, transpose_columns = _copier(columns), _partial_copier(columns), _transposer(columns)
 
 
 @inner
@@ -138,16 +178,19 @@ def pack_rows(panel, source, row_stride, column_stride, m, k):
     for q in range((m + MR - 1) // MR):
         into = advance(panel, q * MR * k)
         of = advance(source, q * MR * row_stride)
-        rows = min(MR, m - q * MR)
-        done = 0
-        if rows == MR and row_stride == 1:
-            for p in range(k):
-                copy_row(advance(into, p * MR), advance(of, p * column_stride))
+        rows, done = min(MR, m - q * MR), np.int64(0)
+        if row_stride == 1:
             done = k
-        elif rows == MR and column_stride == 1:
-            for p in range(0, k - deep + 1, deep):
-                transpose_rows(advance(into, p * MR), advance(of, p), row_stride)
+            if rows == MR:
+                for p in range(k):
+                    copy_row(advance(into, p * MR), advance(of, p * column_stride))
+            else:
+                for p in range(k):
+                    copy_some_rows(advance(into, p * MR), advance(of, p * column_stride), rows)
+        elif column_stride == 1:
             done = k // deep * deep
+            for p in range(0, done, deep):
+                transpose_rows(advance(into, p * MR), advance(of, p), row_stride, rows)
         pack_elements(into, of, row_stride, column_stride, rows, MR, done, k)
 
 
@@ -163,15 +206,19 @@ def pack_columns(panel, source, row_stride, column_stride, n, k):
 @inner
 def pack_panel(panel, source, row_stride, column_stride, n, k):
     """One panel of `pack_columns`, of n ≤ NR columns."""
-    nr, deep, done = panel_width(panel), vector_lanes(panel), 0
-    if n == nr and column_stride == 1:
-        for p in range(k):
-            copy_columns(advance(panel, p * nr), advance(source, p * row_stride))
+    nr, deep, done = panel_width(panel), vector_lanes(panel), np.int64(0)
+    if column_stride == 1:
         done = k
-    elif n == nr and row_stride == 1:
-        for p in range(0, k - deep + 1, deep):
-            transpose_columns(advance(panel, p * nr), advance(source, p), column_stride)
+        if n == nr:
+            for p in range(k):
+                copy_columns(advance(panel, p * nr), advance(source, p * row_stride))
+        else:
+            for p in range(k):
+                copy_some_columns(advance(panel, p * nr), advance(source, p * row_stride), n)
+    elif row_stride == 1:
         done = k // deep * deep
+        for p in range(0, done, deep):
+            transpose_columns(advance(panel, p * nr), advance(source, p), column_stride, n)
     pack_elements(panel, source, column_stride, row_stride, n, nr, done, k)
 
 

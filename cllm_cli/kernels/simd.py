@@ -5,6 +5,7 @@ Each intrinsic has a plain twin that serves when the JIT is off.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,18 +20,22 @@ from cllm_cli.kernels.jit import cpu_features, twin
 
 @dataclass(frozen=True)
 class Tile:
-    """The micro-kernel's shape: `rows` rows by `vectors` vectors of `vector_bytes` bytes, held in registers."""
+    """The micro-kernel's shape: `rows` rows by `vectors` vectors of `vector_bytes` bytes, held in registers.
+
+    Fewer rows are computed by the lowest of the `lower` tiles that has them, or by the whole one.
+    """
 
     rows: int
     vectors: int
     vector_bytes: int
+    lower: tuple[int, ...] = ()
 
 
 # A register each for the accumulators, the row of B and the broadcast of A: 32, 16, 32 and 16 registers.
 TILES = {
-    "avx512f": Tile(rows=14, vectors=2, vector_bytes=64),
-    "fma": Tile(rows=6, vectors=2, vector_bytes=32),
-    "neon": Tile(rows=8, vectors=3, vector_bytes=16),
+    "avx512f": Tile(rows=14, vectors=2, vector_bytes=64, lower=(4, 8)),
+    "fma": Tile(rows=6, vectors=2, vector_bytes=32, lower=(4,)),
+    "neon": Tile(rows=8, vectors=3, vector_bytes=16, lower=(4,)),
     "": Tile(rows=4, vectors=2, vector_bytes=16),
 }
 
@@ -66,22 +71,24 @@ def columns(itemsize: int) -> int:
     return TILE.vectors * TILE.vector_bytes // itemsize
 
 
-def _plain_microkernel(k: int, a: Any, b: Any, c: Any, ldc: int, start: Any, ld_start: int, add: bool) -> None:
+def _plain_microkernel(k: int, a: Any, b: Any, c: Any, ldc: int, start: Any, ld_start: int, add: bool, high: int) -> None:
     nr = _plain_width(c)
     panel_a = a[: k * MR].reshape(k, MR).astype(np.float64)
     panel_b = b[: k * nr].reshape(k, nr).astype(np.float64)
     product = panel_a.T @ panel_b
-    for i in range(MR):
+    for i in range(high):
         first = start[i * ld_start : i * ld_start + nr] if add else 0.0
         c[i * ldc : i * ldc + nr] = product[i].astype(c.dtype) + first
 
 
 @twin(_plain_microkernel)
 @intrinsic
-def microkernel(typingctx: Any, k: Any, a: Any, b: Any, c: Any, ldc: Any, start: Any, ld_start: Any, add: Any) -> Any:
-    """microkernel(k, a, b, c, ldc, start, ld_start, add): one tile of C from a panel of A and a panel of B.
+def microkernel(
+    typingctx: Any, k: Any, a: Any, b: Any, c: Any, ldc: Any, start: Any, ld_start: Any, add: Any, high: Any
+) -> Any:
+    """microkernel(k, a, b, c, ldc, start, ld_start, add, high): a tile of C from a panel of A and a panel of B.
 
-        c[i·ldc + j] = (start[i·ld_start + j] if add else 0) + Σ_p a[p·MR + i] · b[p·NR + j]      i < MR, j < NR
+        c[i·ldc + j] = (start[i·ld_start + j] if add else 0) + Σ_p a[p·MR + i] · b[p·NR + j]    i < high ≤ MR, j < NR
 
     `start` is C itself to accumulate, a bias row with ld_start = 0, or anything when `add` is false. The sum runs over
     p in order, one FMA a term, so it does not depend on where the tile lies. (Goto & van de Geijn 2008, "Anatomy of
@@ -91,22 +98,33 @@ def microkernel(typingctx: Any, k: Any, a: Any, b: Any, c: Any, ldc: Any, start:
     real = c.dtype
     lanes = TILE.vector_bytes // (real.bitwidth // 8)
 
+    def emit(builder: Any, real: Any, args: Any) -> None:
+        for rows in TILE.lower:
+            with builder.if_then(builder.icmp_signed("<=", args[-1], args[-1].type(rows))):
+                emit_tile(builder, real, lanes, rows, args)
+                builder.ret_void()
+        emit_tile(builder, real, lanes, MR, args)
+
+    size = types.intp
+    return types.void(size, c, c, c, size, c, size, types.boolean, size), as_function("microkernel", real, emit)
+
+
+def as_function(name: str, real: Any, emit: Callable[[Any, Any, Any], None]) -> Any:
+    """An intrinsic's code as a function of its own that is not inlined: LLVM optimises one copy, not one at each call."""
+
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        # A function of its own that is not inlined: LLVM optimises one copy instead of one at each call.
-        types_of_args = [arg.type for arg in args]
-        shape = ir.FunctionType(ir.VoidType(), types_of_args)
-        function = cgutils.get_or_insert_function(builder.module, shape, f"cllm_microkernel_{real.name}")
+        shape = ir.FunctionType(ir.VoidType(), [arg.type for arg in args])
+        function = cgutils.get_or_insert_function(builder.module, shape, f"cllm_{name}_{real.name}")
         if function.is_declaration:
             function.linkage = "linkonce_odr"
             function.attributes.add("noinline")
             inside = ir.IRBuilder(function.append_basic_block("entry"))
-            emit_tile(inside, context.get_value_type(real), lanes, function.args)
+            emit(inside, context.get_value_type(real), function.args)
             inside.ret_void()
         builder.call(function, args)
         return context.get_dummy_value()
 
-    size = types.intp
-    return types.void(size, c, c, c, size, c, size, types.boolean), codegen
+    return codegen
 
 
 def _plain_thread_count() -> int:
@@ -194,9 +212,9 @@ def split_exponent(typingctx: Any, value: Any) -> Any:
 UNROLL = 4
 
 
-def emit_tile(builder: Any, real: Any, lanes: int, args: Any) -> None:
-    """The micro-kernel's LLVM code: a loop of UNROLL steps of k, a loop of one, and the write to C."""
-    k, a, b, c, ldc, start, ld_start, add = args
+def emit_tile(builder: Any, real: Any, lanes: int, rows: int, args: Any) -> None:
+    """The LLVM code of a tile of `rows` rows: a loop of UNROLL steps of k, a loop of one, and the write to C."""
+    k, a, b, c, ldc, start, ld_start, add, high = args
     size = k.type
     vector = ir.VectorType(real, lanes)
     kind = {"float": "f32", "double": "f64"}[str(real)]
@@ -218,7 +236,7 @@ def emit_tile(builder: Any, real: Any, lanes: int, args: Any) -> None:
     def step(sums: list[Any], at_a: Any, at_b: Any, ahead: int) -> list[Any]:
         row_b = [builder.load(vector_at(at_b, size(ahead * width + v * lanes)), align=align) for v in range(vectors)]
         new = []
-        for i in range(MR):
+        for i in range(rows):
             value = spread(builder.load(builder.gep(at_a, [size(ahead * MR + i)])))
             new += [builder.call(fma, [value, row_b[v], sums[i * vectors + v]]) for v in range(vectors)]
         return new
@@ -255,19 +273,20 @@ def emit_tile(builder: Any, real: Any, lanes: int, args: Any) -> None:
         return phis, phi_a, phi_b
 
     zero = ir.Constant(vector, None)
-    sums: list[Any] = [zero] * (MR * vectors)
+    sums: list[Any] = [zero] * (rows * vectors)
     sums, at_a, at_b = loop("unrolled", sums, a, b, builder.sdiv(k, size(UNROLL)), UNROLL)
     sums, _, _ = loop("single", sums, at_a, at_b, builder.srem(k, size(UNROLL)), 1)
 
     def write(with_start: bool) -> None:
-        for i in range(MR):
-            for v in range(vectors):
-                value = sums[i * vectors + v]
-                if with_start:
-                    at = builder.add(builder.mul(size(i), ld_start), size(v * lanes))
-                    value = builder.fadd(builder.load(vector_at(start, at), align=align), value)
-                at = builder.add(builder.mul(size(i), ldc), size(v * lanes))
-                builder.store(value, vector_at(c, at), align=align)
+        for i in range(rows):
+            with builder.if_then(builder.icmp_signed("<", size(i), high), likely=True):
+                for v in range(vectors):
+                    value = sums[i * vectors + v]
+                    if with_start:
+                        at = builder.add(builder.mul(size(i), ld_start), size(v * lanes))
+                        value = builder.fadd(builder.load(vector_at(start, at), align=align), value)
+                    at = builder.add(builder.mul(size(i), ldc), size(v * lanes))
+                    builder.store(value, vector_at(c, at), align=align)
 
     with builder.if_else(add) as (then, otherwise):
         with then:

@@ -27,7 +27,7 @@ def multiply_in_cache(c, a, b, rounds):
         panel_a, panel_b = pointer(a, task * a.shape[1]), pointer(b, task * b.shape[1])
         tile = pointer(c, task * c.shape[1])
         for _ in range(rounds):
-            microkernel(depth, panel_a, panel_b, tile, width, tile, width, no)
+            microkernel(depth, panel_a, panel_b, tile, width, tile, width, no, MR)
 
 
 def roof_call() -> Call:

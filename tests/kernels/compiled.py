@@ -14,8 +14,19 @@ import numba
 import numpy as np
 from numba import prange
 
-from cllm_cli.kernels import gemm, math, pointers, reduce, simd
+from cllm_cli.kernels import gemm, math, packing, pointers, reduce, simd
 from cllm_cli.kernels.jit import FLAGS, KernelCacheLocator, cache_root, source_key
+from cllm_cli.kernels.packing import (
+    copy_columns,
+    copy_row,
+    copy_some_columns,
+    copy_some_rows,
+    pack_columns,
+    pack_rows,
+    transpose_columns,
+    transpose_rows,
+    vector_lanes,
+)
 from cllm_cli.kernels.pointers import advance, load, pointer, store
 from cllm_cli.kernels.simd import microkernel, panel_width, scale, split_exponent, thread_count
 
@@ -26,7 +37,7 @@ class Locator(KernelCacheLocator):
     def __init__(self, path, function, root):
         keys = [
             Path(__file__).read_bytes(),
-            *(source_key(Path(each.__file__)).encode() for each in (gemm, math, pointers, reduce, simd)),
+            *(source_key(Path(each.__file__)).encode() for each in (gemm, math, packing, pointers, reduce, simd)),
         ]
         self._py_file, self._line = str(path), function.__code__.co_firstlineno
         self._folder = root / f"tests-{hashlib.sha256(b''.join(keys)).hexdigest()[:24]}"
@@ -116,9 +127,32 @@ def by_pointer(out, x, offset, by):
 
 
 @compiled
-def tile(c, a, b, start, k, ldc, ld_start, add):
+def tile(c, a, b, start, k, ldc, ld_start, add, high):
     """One tile of the micro-kernel, from flat panels."""
-    microkernel(k, pointer(a, 0), pointer(b, 0), pointer(c, 0), ldc, pointer(start, 0), ld_start, add)
+    microkernel(k, pointer(a, 0), pointer(b, 0), pointer(c, 0), ldc, pointer(start, 0), ld_start, add, high)
+
+
+@compiled
+def panel_pieces(rows, columns, x, stride, lines):
+    """Rows of panels filled in each way, of all lines and of so many, and the lanes of a vector."""
+    of, size, wide = pointer(x, 0), rows.shape[1], columns.shape[1]
+    copy_row(pointer(rows, 0), of)
+    copy_some_rows(pointer(rows, size), of, lines)
+    transpose_rows(pointer(rows, 2 * size), of, stride, lines)
+    copy_columns(pointer(columns, 0), of)
+    copy_some_columns(pointer(columns, wide), of, lines)
+    transpose_columns(pointer(columns, 2 * wide), of, stride, lines)
+    rows[3, 0] = vector_lanes(of)
+
+
+@compiled
+def packed_rows(panels, x, row_stride, column_stride, m, k):
+    pack_rows(pointer(panels, 0), pointer(x, 0), row_stride, column_stride, m, k)
+
+
+@compiled
+def packed_columns(panels, x, row_stride, column_stride, n, k):
+    pack_columns(pointer(panels, 0), pointer(x, 0), row_stride, column_stride, n, k)
 
 
 @compiled

@@ -7,13 +7,14 @@ import pytest
 import tolerances
 from compiled import nn, nn_bias, nt, tn
 
-from cllm_cli.kernels.gemm import KC, MC, NC, pack_size
+from cllm_cli.kernels.gemm import KC, STRIPS, pack_size
 from cllm_cli.kernels.simd import MR, columns
 
 FORMS = {"nn": nn, "nt": nt, "tn": tn, "nn_bias": nn_bias}
 forms = pytest.mark.parametrize("form", FORMS)
 precisions = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 NR = columns(4)  # of float32; half as many of float64
+MC = STRIPS * MR
 
 SMALL = [
     (*others[:axis], size, *others[axis:])
@@ -25,7 +26,7 @@ EDGES = [
     *[(9, 11, k) for k in (KC - 1, KC, KC + 1, 2 * KC, 2 * KC + 1)],
     *[(m, 7, 5) for m in (MC - 1, MC, MC + 1, 2 * MC, 2 * MC + 3)],
     *[(m, NR + 3, KC + 7) for m in (MC + MR - 1, 3 * MC + 1)],
-    *[(3, n, 4) for n in (NC - 1, NC, NC + 1, NC + NR + 5)],
+    *[(m, 3 * NR, 2 * KC + 5) for m in range(MC - MR, MC + MR)],
     (2 * MR, 2 * NR, 8),
     (2 * MR + 1, 5 * NR - 1, 64),
 ]

@@ -7,7 +7,7 @@ import pytest
 import tolerances
 from compiled import by_pointer, parts, plain, scaled, threads, tile
 
-from cllm_cli.kernels import pointers, simd
+from cllm_cli.kernels import packing, pointers, simd
 from cllm_cli.kernels.jit import JIT_OFF
 from cllm_cli.kernels.simd import MR, ROUND, TILES, columns, tile_for
 
@@ -16,8 +16,9 @@ precisions = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 
 
 def test_every_intrinsic_has_a_twin():
-    intrinsics = [value for value in (vars(pointers) | vars(simd)).values() if type(value).__name__ == "_Intrinsic"]
-    assert len(intrinsics) == 9
+    everywhere = vars(pointers) | vars(simd) | vars(packing)
+    intrinsics = [value for value in everywhere.values() if type(value).__name__ == "_Intrinsic"]
+    assert len(intrinsics) == 17
     assert all(callable(value.plain) for value in intrinsics)
 
 
@@ -36,18 +37,19 @@ def test_pointers(dtype, shape):
 @precisions
 @pytest.mark.parametrize("k", [0, 1, 3, 4, 5, 23])
 @pytest.mark.parametrize(("add", "ld_start"), [(False, 0), (True, 0), (True, 5)])
-def test_microkernel(dtype, k, add, ld_start, guarded):
+@pytest.mark.parametrize("high", range(1, MR + 1))
+def test_microkernel(dtype, k, add, ld_start, high, guarded):
     rng = np.random.default_rng(7)
     nr = columns(np.dtype(dtype).itemsize)
     ldc = nr + 3
     a, b = (guarded.holding(rng.standard_normal(k * width).astype(dtype)) for width in (MR, nr))
     start = guarded.holding(rng.standard_normal(MR * (nr + ld_start)).astype(dtype))
     c = guarded.allocate(((MR - 1) * ldc + nr,), dtype)
-    gaps = np.array([at % ldc >= nr for at in range(c.size)])
+    gaps = np.array([at % ldc >= nr or at // ldc >= high for at in range(c.size)])
     c[gaps] = 5
     other = c.copy()
-    tile(c, a, b, start, k, ldc, (nr + ld_start) if ld_start else 0, add)
-    plain(tile)(other, a, b, start, k, ldc, (nr + ld_start) if ld_start else 0, add)
+    tile(c, a, b, start, k, ldc, (nr + ld_start) if ld_start else 0, add, high)
+    plain(tile)(other, a, b, start, k, ldc, (nr + ld_start) if ld_start else 0, add, high)
     guarded.assert_intact()
     assert np.all(c[gaps] == 5)
     # Of a sum in order the error is at most k + 1 roundings of its terms' magnitudes.
@@ -67,8 +69,8 @@ def test_what_a_tile_starts_from_is_added_to_the_rounded_sum(dtype, ld_start):
     first = start[:, :nr] if ld_start else start[0]
     for kernel in (tile, plain(tile)):
         alone, added = np.empty((MR, nr), dtype), np.empty((MR, nr), dtype)
-        kernel(alone.reshape(-1), a, b, start.reshape(-1), 40, nr, 0, False)
-        kernel(added.reshape(-1), a, b, start.reshape(-1), 40, nr, (nr + ld_start) if ld_start else 0, True)
+        kernel(alone.reshape(-1), a, b, start.reshape(-1), 40, nr, 0, False, MR)
+        kernel(added.reshape(-1), a, b, start.reshape(-1), 40, nr, (nr + ld_start) if ld_start else 0, True, MR)
         assert np.array_equal(added, alone + first)
 
 

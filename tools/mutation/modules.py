@@ -34,6 +34,7 @@ MODULES: dict[str, list[Stage]] = {
         Stage(("tests/kernels/test_gemm_every_size.py",)),
     ],
     "kernels/math.py": [Stage(("tests/kernels/test_math.py",))],
+    "kernels/packing.py": [Stage(("tests/kernels/test_packing.py",))],
     "kernels/reduce.py": [
         Stage(("tests/kernels/test_reduce.py",)),
         Stage((LAYER,), "(linear-N or layernorm or cross_entropy) and finite"),
@@ -66,7 +67,8 @@ MODULES: dict[str, list[Stage]] = {
 # What decides speed and memory but no result: sizes of blocks, and how work is shared out. Neither their own values
 # are mutated, nor what is assigned to them, nor the functions that choose them.
 TUNING: dict[str, set[str]] = {
-    "kernels/gemm.py": {"KC", "MC", "NC", "blocks", "shares"},
+    "kernels/gemm.py": {"KC", "STRIPS", "STEP", "grid", "blocks", "shares"},
+    "kernels/packing.py": {"fetch_panel"},
     "kernels/reduce.py": {"CHUNKS"},
     "layers/attention.py": {"STRIP", "shares"},
     "layers/cross_entropy.py": {"LOGITS", "LEAST_ROWS", "MOST_ROWS", "chunk_rows"},
