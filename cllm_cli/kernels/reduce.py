@@ -5,6 +5,7 @@ from __future__ import annotations
 from numba import prange
 
 from cllm_cli.kernels.jit import inner
+from cllm_cli.kernels.simd import order, unorder
 
 CHUNKS = 16  # K: partial sums of a reduction over rows; also the most threads that share one
 
@@ -35,20 +36,9 @@ def add_column_sums(total, part, x):
 def row_max(x, count):
     """The largest of the first `count` ≥ 1 elements of x. A NaN may be passed over, to be met in the sum that follows.
 
-    Eight running maxima, since LLVM vectorises a single one only where it may assume that there is no NaN.
+    By whole numbers, since LLVM vectorises a maximum of floats only where it may assume that there is no NaN.
     """
-    m0 = m1 = m2 = m3 = m4 = m5 = m6 = m7 = x[0]
-    for i in range(count // 8):
-        at = 8 * i
-        m0 = x[at] if x[at] > m0 else m0
-        m1 = x[at + 1] if x[at + 1] > m1 else m1
-        m2 = x[at + 2] if x[at + 2] > m2 else m2
-        m3 = x[at + 3] if x[at + 3] > m3 else m3
-        m4 = x[at + 4] if x[at + 4] > m4 else m4
-        m5 = x[at + 5] if x[at + 5] > m5 else m5
-        m6 = x[at + 6] if x[at + 6] > m6 else m6
-        m7 = x[at + 7] if x[at + 7] > m7 else m7
-    for i in range(count // 8 * 8, count):
-        m0 = x[i] if x[i] > m0 else m0
-    m0, m1, m2, m3 = max(m0, m4), max(m1, m5), max(m2, m6), max(m3, m7)
-    return max(max(m0, m1), max(m2, m3))
+    largest = order(x[0])
+    for i in range(count):
+        largest = max(largest, order(x[i]))
+    return unorder(largest, x[0])

@@ -209,6 +209,53 @@ def split_exponent(typingctx: Any, value: Any) -> Any:
     return pair(value), codegen
 
 
+INTEGERS = {types.float32: types.int32, types.float64: types.int64}
+
+
+def _emit_order(builder: Any, bits: Any) -> Any:
+    """The order of bits as signed numbers to that of floats, and back: all bits but the sign's turn where it is set."""
+    width = bits.type.width
+    sign = builder.ashr(bits, bits.type(width - 1))
+    return builder.xor(bits, builder.and_(sign, bits.type(2 ** (width - 1) - 1)))
+
+
+def _plain_order(value: Any) -> int:
+    bits = int(value.view(f"i{value.itemsize}"))
+    return bits ^ (2 ** (8 * value.itemsize - 1) - 1) if bits < 0 else bits
+
+
+@twin(_plain_order)
+@intrinsic
+def order(typingctx: Any, value: Any) -> Any:
+    """order(value): a whole number as large among those of other floats as `value` is; a NaN is at either end."""
+    if value not in INTEGERS:
+        return None
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return _emit_order(builder, builder.bitcast(args[0], context.get_value_type(INTEGERS[value])))
+
+    return INTEGERS[value](value), codegen
+
+
+def _plain_unorder(number: Any, like: Any) -> Any:
+    size = like.itemsize
+    bits = number ^ (2 ** (8 * size - 1) - 1) if number < 0 else number
+    return np.array(bits, f"i{size}").view(type(like))[()]
+
+
+@twin(_plain_unorder)
+@intrinsic
+def unorder(typingctx: Any, number: Any, like: Any) -> Any:
+    """unorder(number, like): the float of which `number` is the order, of the type of `like`."""
+    if like not in INTEGERS:
+        return None
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.bitcast(_emit_order(builder, args[0]), args[1].type)
+
+    return like(INTEGERS[like], like), codegen
+
+
 UNROLL = 4
 
 

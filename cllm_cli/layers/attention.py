@@ -7,7 +7,8 @@
 A head is worked off in strips of queries, against the keys that they can see. A strip's scores are a tile of scratch,
 so the T × T matrix never exists; backward computes P again from the saved lse (Dao et al. 2022, arXiv:2205.14135). All
 products run on the micro-kernel, K and V being packed once a task: a task is a head in backward, a head or some of its
-strips in forward. Every number is one sum in fixed order: no result depends on threads.
+strips in forward. A tile's rows are whole panels long: what lies past the last key that a query sees is masked, which
+needs no loop for the odd elements at the end. Every number is one sum in fixed order: no result depends on threads.
 
 In generation K and V of earlier tokens stand in a cache, and `position` is the place of the first new token.
 """
@@ -26,15 +27,54 @@ from cllm_cli.kernels.reduce import row_max
 from cllm_cli.kernels.simd import MR, columns, panel_width, thread_count
 from cllm_cli.layers.base import Layer
 
-STRIP = 48 // MR * MR  # queries in a strip: their packed rows and scores stay in the second-level cache
+STRIP = 32  # queries in a strip: their packed rows and scores stay in the second-level cache
 
 
 def workspace(S: int, HS: int, threads: int, itemsize: int) -> int:
-    """A: elements of scratch. A thread has K, Kᵀ, V or Vᵀ and a strip packed, two tiles of scores, and an edge tile."""
+    """A: elements of scratch. A thread has K, Kᵀ, Vᵀ and a strip packed, two tiles of scores, and an edge tile."""
     nr = columns(itemsize)
     keys, size = -(-S // nr) * nr, -(-HS // nr) * nr
-    tile = STRIP * max(S + MR, size)
+    tile = (STRIP + MR) * max(keys, size)
     return threads * (2 * keys * HS + S * size + STRIP * size + 3 * tile + MR * nr)
+
+
+@inner
+def padded(count, nr):
+    """The least multiple of nr that is not below count."""
+    return (count + nr - 1) // nr * nr
+
+
+@inner
+def softmax_row(row, seen, scaling):
+    """row = softmax(row · scaling) of its first `seen` elements, 0 after them; gives ln Σ exp."""
+    real = row.dtype.type
+    width = padded(seen, panel_width(pointer(row, 0)))
+    largest = row_max(row, seen)
+    total = real(0)
+    for u in range(width):
+        weight = exp((row[u] - largest) * scaling)
+        weight = weight if u < seen else real(0)
+        row[u] = weight
+        total += weight
+    inverse = real(1) / total
+    for u in range(width):
+        row[u] *= inverse
+    row[width:] = real(0)
+    return largest * scaling + log(total)
+
+
+@inner
+def softmax_row_backward(p, ds, seen, scaling, level, delta):
+    """p: scores become probabilities; ds: gradients of probabilities become those of scores; 0 after the first `seen`."""
+    real = p.dtype.type
+    width = padded(seen, panel_width(pointer(p, 0)))
+    for u in range(width):
+        probability = exp(p[u] * scaling - level)
+        slope = probability * (ds[u] - delta) * scaling
+        p[u] = probability if u < seen else real(0)
+        ds[u] = slope if u < seen else real(0)
+    p[width:] = real(0)
+    ds[width:] = real(0)
 
 
 @inner
@@ -49,38 +89,27 @@ def attend(out, lse, q, k, v, q_stride, kv_stride, out_stride, rows, position, s
     every = position + rows
     scaling = real(1) / np.sqrt(real(size))
     keys_packed = pointer(work, 0)
-    at = (every + nr - 1) // nr * nr * size
+    at = padded(every, nr) * size
     values_packed = pointer(work, at)
-    at += every * ((size + nr - 1) // nr * nr)
+    at += every * padded(size, nr)
     edge = pointer(work, at)
     at += MR * nr
     packed = pointer(work, at)
-    at += STRIP * max(every, size)
+    at += (STRIP + MR) * max(padded(every, nr), size)
     pack_columns(keys_packed, k, one, kv_stride, every, size)
     pack_columns(values_packed, v, kv_stride, one, size, every)
     for first in range(share * STRIP, rows, shares * STRIP):
         strip = min(STRIP, rows - first)
         keys = position + first + strip
-        scores = work[at : at + strip * keys].reshape(strip, keys)
+        width = padded(keys, nr)
+        scores = work[at : at + strip * width].reshape(strip, width)
         tile = pointer(scores, 0)
         pack_rows(packed, advance(q, first * q_stride), q_stride, one, strip, size)
-        multiply_panels(tile, keys, strip, keys, size, packed, keys_packed, size, tile, keys, no, edge)
+        multiply_panels(tile, width, strip, width, size, packed, keys_packed, size, tile, width, no, edge)
         for i in range(strip):
-            row, seen = scores[i], position + first + i + 1
-            largest = row_max(row, seen)
-            total = real(0)
-            for u in range(seen):
-                e = exp((row[u] - largest) * scaling)
-                row[u] = e
-                total += e
-            inverse = real(1) / total
-            for u in range(seen):
-                row[u] *= inverse
-            for u in range(seen, keys):
-                row[u] = real(0)
-            lse[first + i] = largest * scaling + log(total)
+            lse[first + i] = softmax_row(scores[i], position + first + i + 1, scaling)
         into = advance(out, first * out_stride)
-        pack_rows(packed, tile, keys, one, strip, keys)
+        pack_rows(packed, tile, width, one, strip, keys)
         multiply_panels(into, out_stride, strip, size, keys, packed, values_packed, every, into, out_stride, no, edge)
 
 
@@ -147,46 +176,40 @@ def attend_backward(dqkv, dout, qkv, out, lse, b, h, work):
     nr = panel_width(q)
     scaling = real(1) / np.sqrt(real(size))
     keys_transposed = pointer(work, 0)
-    at = (time + nr - 1) // nr * nr * size
+    at = padded(time, nr) * size
     values_transposed = pointer(work, at)
     at *= 2
     keys_packed = pointer(work, at)
-    at += time * ((size + nr - 1) // nr * nr)
+    at += time * padded(size, nr)
     strip_packed = pointer(work, at)
-    at += STRIP * ((size + nr - 1) // nr * nr)
+    at += STRIP * padded(size, nr)
     edge = pointer(work, at)
     at += MR * nr
     packed = pointer(work, at)
-    at += STRIP * max(time + MR, size)
+    at += (STRIP + MR) * max(padded(time, nr), size)
     pack_columns(keys_transposed, k, one, stride, time, size)
     pack_columns(values_transposed, v, one, stride, time, size)
     pack_columns(keys_packed, k, stride, one, size, time)
     for first in range(0, time, STRIP):
         strip = min(STRIP, time - first)
         keys = first + strip
-        p = work[at : at + strip * keys].reshape(strip, keys)
-        ds = work[at + strip * keys : at + 2 * strip * keys].reshape(strip, keys)
+        width = padded(keys, nr)
+        p = work[at : at + strip * width].reshape(strip, width)
+        ds = work[at + strip * width : at + 2 * strip * width].reshape(strip, width)
         tile, dtile = pointer(p, 0), pointer(ds, 0)
         q_strip, dout_strip = advance(q, first * stride), pointer(dout, out_start + first * out_stride)
         pack_rows(packed, q_strip, stride, one, strip, size)
-        multiply_panels(tile, keys, strip, keys, size, packed, keys_transposed, size, tile, keys, no, edge)
+        multiply_panels(tile, width, strip, width, size, packed, keys_transposed, size, tile, width, no, edge)
         pack_rows(packed, dout_strip, out_stride, one, strip, size)
-        multiply_panels(dtile, keys, strip, keys, size, packed, values_transposed, size, dtile, keys, no, edge)
+        multiply_panels(dtile, width, strip, width, size, packed, values_transposed, size, dtile, width, no, edge)
         for i in range(strip):
             t = first + i
             delta = real(0)
             for c in range(size):
                 delta += dout[b, t, h, c] * out[b, t, h, c]
-            p_row, ds_row, level = p[i], ds[i], lse[b, h, t]
-            for u in range(t + 1):
-                probability = exp(p_row[u] * scaling - level)
-                p_row[u] = probability
-                ds_row[u] = probability * (ds_row[u] - delta) * scaling
-            for u in range(t + 1, keys):
-                p_row[u] = real(0)
-                ds_row[u] = real(0)
+            softmax_row_backward(p[i], ds[i], t + 1, scaling, lse[b, h, t], delta)
         into = advance(dq, first * stride)
-        pack_rows(packed, dtile, keys, one, strip, keys)
+        pack_rows(packed, dtile, width, one, strip, keys)
         multiply_panels(into, stride, strip, size, keys, packed, keys_packed, time, into, stride, no, edge)
         # The first strips reach the first keys alone: rows of dK and dV are written by the strip that first sees them.
         for source, panels, panels_stride, target in (
@@ -194,9 +217,9 @@ def attend_backward(dqkv, dout, qkv, out, lse, b, h, work):
             (dtile, q_strip, stride, dk),
         ):
             pack_columns(strip_packed, panels, panels_stride, one, size, strip)
-            pack_rows(packed, source, one, keys, first, strip)
+            pack_rows(packed, source, one, width, first, strip)
             multiply_panels(target, stride, first, size, strip, packed, strip_packed, strip, target, stride, yes, edge)
-            pack_rows(packed, advance(source, first), one, keys, strip, strip)
+            pack_rows(packed, advance(source, first), one, width, strip, strip)
             fresh = advance(target, first * stride)
             multiply_panels(fresh, stride, strip, size, strip, packed, strip_packed, strip, fresh, stride, no, edge)
 
