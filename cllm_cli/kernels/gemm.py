@@ -20,30 +20,39 @@ from numba import get_thread_id, prange
 from cllm_cli.kernels.jit import inner
 from cllm_cli.kernels.packing import fetch_panel, pack_panel, pack_rows
 from cllm_cli.kernels.pointers import advance, load, pointer, store
-from cllm_cli.kernels.simd import MR, columns, microkernel, panel_width, thread_count
+from cllm_cli.kernels.simd import MR, TILE, columns, microkernel, panel_width, thread_count
 
 KC = 512  # a panel of B, KC × NR, is at home between the first- and the second-level cache
+BLOCK = TILE.block_bytes // (TILE.vectors * TILE.vector_bytes)  # the most elements of a block of A, in NR
 STEP = 4  # blocks of rows are cut at multiples of it
-STRIPS = 280 // MR  # a block of A, at most STRIPS · MR × KC, stays in the second-level cache
+
+
+def block_rows(depth: int, nr: int) -> int:
+    """The most rows in a block of A, so many columns deep, for elements of which a panel's row has nr."""
+    return max(MR, BLOCK * nr // max(1, depth) // MR * MR)
 
 
 def pack_size(m: int, n: int, k: int, threads: int, itemsize: int) -> int:
     """Elements of packing space that a product of m × k by k × n needs on `threads` threads."""
-    nr = columns(itemsize)
-    strips = min(-(-m // MR), STRIPS)
-    return threads * (min(k, KC) * (strips * MR + nr) + MR * nr)
+    nr, depth = columns(itemsize), min(k, KC)
+    height = min(-(-m // MR) * MR, block_rows(depth, nr))
+    return threads * (depth * (height + nr) + MR * nr)
+
+
+limit_rows = inner(block_rows)
 
 
 @inner
-def grid(m, panels, threads):
+def grid(m, panels, most, threads):
     """How C, m rows by so many panels of NR columns, is cut: the numbers of blocks of rows and of columns.
 
-    The least cost of the busiest thread, where an element of a tile costs 4, packing one of A 1 and one of B 2.
+    A block has `most` rows at most. The least cost of the busiest thread, where an element of a tile costs 4, packing
+    one of A 1 and one of B 2.
     """
     blocks, shares, least = np.int64(1), np.int64(1), np.int64(2**62)
     steps = (m + STEP - 1) // STEP
     for s in range(1, min(panels, threads) + 1):
-        b = (m + STRIPS * MR - 1) // (STRIPS * MR)
+        b = (steps + most // STEP - 1) // (most // STEP)
         while b < steps and b * s % threads:
             b += 1
         high, wide = (steps + b - 1) // b * STEP, (panels + s - 1) // s
@@ -91,9 +100,10 @@ def gemm(m, n, k, a, a_row, a_column, b, b_row, b_column, c, ldc, start, start_r
     """C (m × n) = [start +] A (m × k) B (k × n), all by pointer and stride; `pack` has `pack_size` elements."""
     nr = panel_width(c)
     panels, steps = (n + nr - 1) // nr, (m + STEP - 1) // STEP
-    blocks, shares = grid(m, panels, thread_count())
-    passes = (k + KC - 1) // KC
-    height, deepest = min((m + MR - 1) // MR, STRIPS) * MR, min(k, KC)
+    passes, deepest = (k + KC - 1) // KC, min(k, KC)
+    most = limit_rows(deepest, nr)
+    height = min((m + MR - 1) // MR * MR, most)
+    blocks, shares = grid(m, panels, most, thread_count())
     for task in prange(blocks * shares):
         block, share = task // shares, task % shares
         top, bottom = block * steps // blocks * STEP, min(m, (block + 1) * steps // blocks * STEP)

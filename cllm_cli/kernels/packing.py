@@ -19,10 +19,11 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from cllm_cli.kernels.jit import inner, twin
-from cllm_cli.kernels.pointers import advance, load, prefetch, store
+from cllm_cli.kernels.pointers import advance, emit_prefetch, load, prefetch, store
 from cllm_cli.kernels.simd import MR, TILE, as_function, columns, panel_width
 
 Height = Callable[[int], int]  # lines in a panel, from the bytes of an element
+AHEAD = 4  # vectors from what is read to what is asked for
 
 
 def lanes(itemsize: int) -> int:
@@ -133,34 +134,38 @@ def emit_partial_copy(builder: Any, real: Any, itemsize: int, height: int, args:
 def emit_transpose(builder: Any, real: Any, args: Any, itemsize: int, height: int) -> None:
     """The LLVM code of `transpose`: squares of vectors, each turned over by interleaving halves, log₂ lanes times.
 
-    A vector's number and a lane's number, written one after the other in bits, move round by one bit each time.
+    A vector's number and a lane's number, written one after the other in bits, move round by one bit each time. What a
+    row's last vector has too much lies where the next row goes; only the last row is cut to its length.
     """
     into, of, stride, count = args
     width, size, number = lanes(itemsize), stride.type, ir.IntType(32)
     vector = ir.VectorType(real, width)
+    halves = [[half + k // 2 + k % 2 * width for k in range(width)] for half in (0, width // 2)]
 
     def shuffle(a: Any, b: Any, order: list[int]) -> Any:
         return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(number, len(order)), order))
 
-    halves = [[half + k // 2 + k % 2 * width for k in range(width)] for half in (0, width // 2)]
+    squares = []
     for first in range(0, height, width):
-        lines = min(width, height - first)
         rows = []
-        for i in range(first, first + lines):
+        for i in range(first, min(height, first + width)):
             # A line that is not there is read where the first one lies, and forgotten.
             there = builder.icmp_signed("<", size(i), count)
             line = builder.gep(of, [builder.select(there, builder.mul(size(i), stride), size(0))])
             value = builder.load(builder.bitcast(line, vector.as_pointer()), align=itemsize)
+            emit_prefetch(builder, line, size(AHEAD * width))
             rows.append(builder.select(there, value, ir.Constant(vector, None)))
-        rows += [ir.Constant(vector, ir.Undefined)] * (width - lines)
+        rows += [ir.Constant(vector, ir.Undefined)] * (width - len(rows))
         for _ in range(width.bit_length() - 1):
             pairs = zip(rows[: width // 2], rows[width // 2 :], strict=True)
             rows = [shuffle(a, b, half) for a, b in pairs for half in halves]
-        part = ir.VectorType(real, lines)
-        for p, row in enumerate(rows):
-            value = row if lines == width else shuffle(row, row, list(range(lines)))
-            place = builder.gep(into, [size(p * height + first)])
-            builder.store(value, builder.bitcast(place, part.as_pointer()), align=itemsize)
+        squares.append(rows)
+    for p in range(width):
+        for square, rows in enumerate(squares):
+            kept = min(width, height - square * width) if p == width - 1 else width
+            value = shuffle(rows[p], rows[p], list(range(kept)))
+            place = builder.gep(into, [size(p * height + square * width)])
+            builder.store(value, builder.bitcast(place, value.type.as_pointer()), align=itemsize)
 
 
 def _rows(itemsize: int) -> int:

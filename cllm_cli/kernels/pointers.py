@@ -98,10 +98,16 @@ def prefetch(typingctx: Any, place: Any, offset: Any) -> Any:
         return None
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        number = ir.IntType(32)
-        shape = ir.FunctionType(ir.VoidType(), [args[0].type, number, number, number])
-        function = cgutils.get_or_insert_function(builder.module, shape, "llvm.prefetch.p0")
-        builder.call(function, [builder.gep(args[0], [args[1]]), number(0), number(2), number(1)])  # read, L2, data
+        emit_prefetch(builder, *args)
         return context.get_dummy_value()
 
     return types.void(place, types.intp), codegen
+
+
+def emit_prefetch(builder: Any, place: Any, offset: Any, write: bool = False) -> None:
+    """The LLVM code that asks for a cache line: to be read, into the second level; to be written, into the first."""
+    number = ir.IntType(32)
+    shape = ir.FunctionType(ir.VoidType(), [place.type, number, number, number])
+    function = cgutils.get_or_insert_function(builder.module, shape, "llvm.prefetch.p0")
+    locality, data = number(3 if write else 2), number(1)
+    builder.call(function, [builder.gep(place, [offset]), number(int(write)), locality, data])

@@ -16,27 +16,30 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from cllm_cli.kernels.jit import cpu_features, twin
+from cllm_cli.kernels.pointers import emit_prefetch
 
 
 @dataclass(frozen=True)
 class Tile:
     """The micro-kernel's shape: `rows` rows by `vectors` vectors of `vector_bytes` bytes, held in registers.
 
-    Fewer rows are computed by the lowest of the `lower` tiles that has them, or by the whole one.
+    Fewer rows are computed by the lowest of the `lower` tiles that has them, or by the whole one. `block_bytes` of A fit
+    into the second-level cache of the CPUs that the tile is for, and leave room beside them.
     """
 
     rows: int
     vectors: int
     vector_bytes: int
-    lower: tuple[int, ...] = ()
+    lower: tuple[int, ...]
+    block_bytes: int
 
 
 # A register each for the accumulators, the row of B and the broadcast of A: 32, 16, 32 and 16 registers.
 TILES = {
-    "avx512f": Tile(rows=14, vectors=2, vector_bytes=64, lower=(4, 8)),
-    "fma": Tile(rows=6, vectors=2, vector_bytes=32, lower=(4,)),
-    "neon": Tile(rows=8, vectors=3, vector_bytes=16, lower=(4,)),
-    "": Tile(rows=4, vectors=2, vector_bytes=16),
+    "avx512f": Tile(rows=14, vectors=2, vector_bytes=64, lower=(4, 8), block_bytes=560 * 2**10),
+    "fma": Tile(rows=6, vectors=2, vector_bytes=32, lower=(4,), block_bytes=320 * 2**10),
+    "neon": Tile(rows=8, vectors=3, vector_bytes=16, lower=(4,), block_bytes=320 * 2**10),
+    "": Tile(rows=4, vectors=2, vector_bytes=16, lower=(), block_bytes=160 * 2**10),
 }
 
 
@@ -319,6 +322,9 @@ def emit_tile(builder: Any, real: Any, lanes: int, rows: int, args: Any) -> None
         builder.position_at_end(done)
         return phis, phi_a, phi_b
 
+    for i in range(rows):  # the tile of C arrives while the sums are made
+        for v in range(vectors):
+            emit_prefetch(builder, c, builder.add(builder.mul(size(i), ldc), size(v * lanes)), write=True)
     zero = ir.Constant(vector, None)
     sums: list[Any] = [zero] * (rows * vectors)
     sums, at_a, at_b = loop("unrolled", sums, a, b, builder.sdiv(k, size(UNROLL)), UNROLL)

@@ -28,7 +28,7 @@ from cllm_cli.kernels.packing import (
     vector_lanes,
 )
 from cllm_cli.kernels.pointers import advance, load, pointer, store
-from cllm_cli.kernels.simd import microkernel, panel_width, scale, split_exponent, thread_count
+from cllm_cli.kernels.simd import microkernel, order, panel_width, scale, split_exponent, thread_count, unorder
 
 
 class Locator(KernelCacheLocator):
@@ -130,6 +130,14 @@ def by_pointer(out, x, offset, by):
 def tile(c, a, b, start, k, ldc, ld_start, add, high):
     """One tile of the micro-kernel, from flat panels."""
     microkernel(k, pointer(a, 0), pointer(b, 0), pointer(c, 0), ldc, pointer(start, 0), ld_start, add, high)
+
+
+@compiled
+def ordered(numbers, back, x):
+    for i in range(x.shape[0]):
+        number = order(x[i])
+        numbers[i] = number
+        back[i] = unorder(number, x[i])
 
 
 @compiled

@@ -7,14 +7,14 @@ import pytest
 import tolerances
 from compiled import nn, nn_bias, nt, tn
 
-from cllm_cli.kernels.gemm import KC, STRIPS, pack_size
+from cllm_cli.kernels.gemm import KC, block_rows, pack_size
 from cllm_cli.kernels.simd import MR, columns
 
 FORMS = {"nn": nn, "nt": nt, "tn": tn, "nn_bias": nn_bias}
 forms = pytest.mark.parametrize("form", FORMS)
 precisions = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 NR = columns(4)  # of float32; half as many of float64
-MC = STRIPS * MR
+MC = block_rows(KC, NR)
 
 SMALL = [
     (*others[:axis], size, *others[axis:])

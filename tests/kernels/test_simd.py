@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tolerances
-from compiled import by_pointer, parts, plain, scaled, threads, tile
+from compiled import by_pointer, ordered, parts, plain, scaled, threads, tile
 
 from cllm_cli.kernels import packing, pointers, simd
 from cllm_cli.kernels.jit import JIT_OFF
@@ -18,7 +18,7 @@ precisions = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_every_intrinsic_has_a_twin():
     everywhere = vars(pointers) | vars(simd) | vars(packing)
     intrinsics = [value for value in everywhere.values() if type(value).__name__ == "_Intrinsic"]
-    assert len(intrinsics) == 17
+    assert len(intrinsics) == 19
     assert all(callable(value.plain) for value in intrinsics)
 
 
@@ -112,6 +112,22 @@ def test_split_exponent(dtype):
     assert np.array_equal(np.ldexp(m, n.astype(int)), x)
     assert m.min() == root
     assert m.max() < 2 * root
+
+
+@precisions
+def test_order_is_that_of_the_floats(dtype):
+    info = np.finfo(dtype)
+    some = np.random.default_rng(9).standard_normal(500).astype(dtype)
+    x = np.sort(np.concatenate([some, [0, 1, info.tiny, info.smallest_subnormal, info.max, np.inf]]).astype(dtype))
+    x = np.concatenate([-x[::-1], x])
+    x.sort()
+    numbers, back, others, other_back = np.zeros(x.size, np.int64), x + 1, np.zeros(x.size, np.int64), x + 1
+    ordered(numbers, back, x)
+    plain(ordered)(others, other_back, x)
+    assert np.all((np.diff(numbers) > 0) | (np.diff(x) == 0))
+    assert np.array_equal(numbers, others)
+    assert np.array_equal(back, x)
+    assert np.array_equal(other_back, x)
 
 
 def test_thread_count(set_threads):

@@ -67,8 +67,8 @@ MODULES: dict[str, list[Stage]] = {
 # What decides speed and memory but no result: sizes of blocks, and how work is shared out. Neither their own values
 # are mutated, nor what is assigned to them, nor the functions that choose them.
 TUNING: dict[str, set[str]] = {
-    "kernels/gemm.py": {"KC", "STRIPS", "STEP", "grid", "blocks", "shares"},
-    "kernels/packing.py": {"fetch_panel"},
+    "kernels/gemm.py": {"KC", "BLOCK", "STEP", "block_rows", "grid", "blocks", "shares"},
+    "kernels/packing.py": {"AHEAD", "fetch_panel"},
     "kernels/reduce.py": {"CHUNKS"},
     "layers/attention.py": {"STRIP", "shares"},
     "layers/cross_entropy.py": {"LOGITS", "LEAST_ROWS", "MOST_ROWS", "chunk_rows"},
