@@ -41,7 +41,10 @@ def aligned(count: int, dtype: np.dtype) -> np.ndarray:
     if count == 0:
         return np.zeros(0, dtype)
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS  # the default is memory that a forked process would share
-    return np.frombuffer(mmap.mmap(-1, count * dtype.itemsize, flags), dtype, count)
+    memory = mmap.mmap(-1, count * dtype.itemsize, flags)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(memory, dtype, count)
 
 
 class Arena:
