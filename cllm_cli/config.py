@@ -126,6 +126,9 @@ class Settings:
     threads: int | None = _setting(
         None, MACHINE, "threads; the results do not depend on it (default: all cores)", low=1, high=1024
     )
+    recompute: str = _setting(
+        "none", MACHINE, "computed again in backward to save memory: none, cheap or block; the results are the same"
+    )
 
 
 Preset = Mapping[str, Any]

@@ -48,8 +48,9 @@ class Layer:
     chunk of logits is alive. group: of parameters whose group for the optimizer is not that of their rank. cached:
     the forward of generation, with persistent `cache` tensors. flops: of the matrix products in forward, from the
     sizes; backward has twice as many. rows: of parameters that are tables, the letter of how many rows a call looks
-    up. integers: for an input that is no float, its least value and the letter that all values are below. samples:
-    sizes (and consts) that every generic test and check runs.
+    up. cheap: forward costs little beside the memory of its outputs. integers: for an input that is no float, its
+    least value and the letter that all values are below. samples: sizes (and consts) that every generic test and check
+    runs.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Layer:
     rows: Mapping[str, str] = field(default_factory=dict)
     group: Mapping[str, str] = field(default_factory=dict)
     flops: Callable[[Sizes], int] = lambda sizes: 0
+    cheap: bool = False
     samples: Sequence[Mapping[str, Any]] = ()
 
     def __post_init__(self) -> None:

@@ -46,5 +46,6 @@ GELU = Layer(
     gelu_backward,
     inputs={"x": "N C"},
     outputs={"out": "N C"},
+    cheap=True,
     samples=[{"N": 1, "C": 1}, {"N": 7, "C": 5}, {"N": 64, "C": 48}],
 )

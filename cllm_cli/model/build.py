@@ -15,6 +15,7 @@ from cllm_cli.model import ARCHITECTURES
 from cllm_cli.model.arena import Arena
 from cllm_cli.model.plan import Plan, make_plan
 from cllm_cli.model.program import TRAIN, Program
+from cllm_cli.model.recompute import NONE, check_policy
 from cllm_cli.model.workspace import Caches, Replay, Workspace
 
 
@@ -42,10 +43,14 @@ class ModelConfig:
 
 
 class Model:
-    """A model in a precision. Memory is one arena for parameters and one workspace for activations."""
+    """A model in a precision. Memory is one arena for parameters and one workspace for activations.
 
-    def __init__(self, config: ModelConfig, dtype: Any = np.float32) -> None:
-        self.config, self.dtype = config, np.dtype(dtype)
+    `recompute` says what backward computes again instead of keeping it: see `cllm_cli.model.recompute`.
+    """
+
+    def __init__(self, config: ModelConfig, dtype: Any = np.float32, recompute: str = NONE) -> None:
+        check_policy(recompute)
+        self.config, self.dtype, self.recompute = config, np.dtype(dtype), recompute
         self.architecture = ARCHITECTURES.load(config.arch)
         recorded = self.record(TRAIN, 1, config.block_size)
         self.arena = Arena(list(recorded.parameters.values()), self.dtype)
@@ -73,11 +78,10 @@ class Model:
 
     def plan(self, mode: str, batch: int, time: int) -> Plan:
         """The memory that `replay` would use."""
-        return make_plan(self.record(mode, batch, time), self.dtype)
+        return make_plan(self.record(mode, batch, time), self.dtype, self.recompute)
 
     def replay(self, mode: str, batch: int, time: int, caches: Caches | None = None) -> Replay:
         """The program for these sizes, ready to run on the threads that are set now."""
         program = self.record(mode, batch, time)
-        return Replay(
-            program, make_plan(program, self.dtype), self.arena, self.workspace, {} if caches is None else caches
-        )
+        plan = make_plan(program, self.dtype, self.recompute)
+        return Replay(program, plan, self.arena, self.workspace, {} if caches is None else caches)

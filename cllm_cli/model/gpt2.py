@@ -40,7 +40,7 @@ def gpt2(net: Program, config: ModelConfig) -> None:
     x = drop(x)
     for layer in range(config.n_layer):
         block = f"transformer.h.{layer}"
-        x, h = net("split", x, C=C)
+        x, h = net("split", net.keep(x), C=C)
         h = net("layernorm", h, name=f"{block}.ln_1")
         h = net("linear", h, name=f"{block}.attn.c_attn", F=3 * C)
         h = net("attention", h, NH=NH, HS=C // NH)

@@ -7,7 +7,6 @@ reused. The peak is known before anything is allocated.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,34 +16,8 @@ from cllm_cli.errors import ConfigError
 from cllm_cli.layers.base import arguments, gradient, is_real, resolve
 from cllm_cli.model.arena import LINE
 from cllm_cli.model.program import GENERATE, TRAIN, Call, Program
-
-VALUE, GRADIENT, SAVED, SCRATCH, CACHE = "value", "gradient", "saved", "scratch", "cache"
-
-Key = tuple[Any, ...]  # (VALUE or GRADIENT, tensor) · (SAVED or CACHE, call, name) · (SCRATCH, time, name)
-
-
-@dataclass(frozen=True)
-class Place:
-    """What a tensor argument of a kernel means: a key, and shape and type as this kernel sees them."""
-
-    key: Key
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-
-    @property
-    def bytes(self) -> int:
-        return math.prod(self.shape) * self.dtype.itemsize
-
-
-@dataclass(frozen=True)
-class Run:
-    """One run of a kernel; what is not among `places` is a parameter, its gradient, a constant or a step argument."""
-
-    call: Call
-    kernel: Any
-    direction: str
-    places: dict[str, Place]
-
+from cllm_cli.model.recompute import NONE, dropped_calls, with_replays
+from cllm_cli.model.runs import CACHE, GRADIENT, SAVED, SCRATCH, VALUE, Key, Place, Run
 
 @dataclass
 class Plan:
@@ -66,8 +39,11 @@ class _Block:
         self.size, self.first, self.last = max(self.size, size), min(self.first, first), max(self.last, last)
 
 
-def make_plan(program: Program, real: np.dtype[Any]) -> Plan:
-    """Lays out a recorded program in precision `real`. Raises ConfigError where a gradient has not just one writer."""
+def make_plan(program: Program, real: np.dtype[Any], recompute: str = NONE) -> Plan:
+    """Lays out a recorded program in precision `real`, with forward calls run again in backward as `recompute` says.
+
+    Raises ConfigError where a gradient has not just one writer.
+    """
     plan = Plan()
     calls = list(enumerate(program.calls))
     for number, call in calls:
@@ -81,6 +57,14 @@ def make_plan(program: Program, real: np.dtype[Any]) -> Plan:
                 places = _places(number, call, call.layer.backward, 2 * len(calls) - number, real)
                 plan.backward.append(Run(call, call.layer.backward, "backward", places))
     share = _aliases(program)
+
+    def forward_again(number: int) -> Run:
+        call = program.calls[number]
+        places = _places(number, call, call.layer.forward, 2 * len(calls) + 1 + number, real)
+        return Run(call, call.layer.forward, "recompute", places)
+
+    dropped = dropped_calls(program, recompute)
+    plan.backward = with_replays(program, plan.backward, dropped, lambda key: _owner(key, share), forward_again)
     blocks: dict[Key, _Block] = {}
     keys: set[Key] = set()
     for time, run in enumerate([*plan.forward, *plan.backward]):

@@ -46,7 +46,8 @@ class Program:
     """What an architecture function records into.
 
     `mode` is train, evaluate (no dropout, no backward) or generate (attention keeps its keys and values). `sizes` has
-    B, T, N, S (the longest window), K, threads and itemsize.
+    B, T, N, S (the longest window), K, threads and itemsize. `kept` are the tensors that recomputation starts from, and
+    how many calls came before.
     """
 
     mode: str
@@ -55,11 +56,17 @@ class Program:
     tensors: list[Tensor] = field(default_factory=list)
     parameters: dict[str, Parameter] = field(default_factory=dict)
     given: dict[str, Tensor] = field(default_factory=dict)
+    kept: dict[int, int] = field(default_factory=dict)
 
     def input(self, name: str, shape: str) -> Tensor:
         """A tensor that comes from outside, such as the tokens."""
         self.given[name] = self._tensor(shape, self.sizes)
         return self.given[name]
+
+    def keep(self, tensor: Tensor) -> Tensor:
+        """Marks what goes into a block: it is kept for backward even where all else is computed again."""
+        self.kept[tensor.index] = len(self.calls)
+        return tensor
 
     def __call__(self, layer: str, *inputs: Tensor, name: str = "", **more: Any) -> Any:
         """Calls a layer; gives its output, or a tuple of its outputs.

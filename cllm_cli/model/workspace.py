@@ -14,8 +14,9 @@ import numpy as np
 
 from cllm_cli.layers.base import arguments, gradient
 from cllm_cli.model.arena import Arena, aligned
-from cllm_cli.model.plan import CACHE, VALUE, Key, Place, Plan, Run
+from cllm_cli.model.plan import Plan
 from cllm_cli.model.program import Program
+from cllm_cli.model.runs import CACHE, VALUE, Key, Place, Run
 
 Caches = dict[Key, np.ndarray]
 Runner = tuple[Callable[..., None], tuple[Any, ...], tuple[str, ...]]

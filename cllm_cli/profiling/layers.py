@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 
 from cllm_cli.layers.base import arguments, gradient, resolve
-from cllm_cli.model.plan import SCRATCH, Run
+from cllm_cli.model.runs import SCRATCH, Run
 from cllm_cli.optim.clip import global_norm, norm_scratch
 from cllm_cli.training.step import Stepper
 
-PASSES = {"forward": 1, "backward": 2, "forward_backward": 3}  # in units of the forward product's operations
+# In units of the forward product's operations; what is computed again does not count.
+PASSES = {"forward": 1, "backward": 2, "forward_backward": 3, "recompute": 0}
 
 
 def profile_steps(stepper: Stepper, steps: int, roof: float) -> Iterator[dict[str, Any]]:

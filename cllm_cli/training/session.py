@@ -181,7 +181,7 @@ def use_threads(count: int) -> None:
 
 
 def _build(folder: RunFolder, wanted: Settings, settings: Settings, corpus: Corpus) -> Session:
-    model = Model(model_config(settings))
+    model = Model(model_config(settings), recompute=settings.recompute)
     model.arena.make_gradients()
     updater = Updater(
         OPTIMIZERS.load(settings.optimizer), model.arena, {name: getattr(settings, name) for name in UPDATER_SETTINGS}

@@ -13,8 +13,10 @@ from cllm_cli.layers import LAYERS
 from cllm_cli.layers.base import Layer, arguments
 from cllm_cli.model.build import Model, ModelConfig
 from cllm_cli.model.init import initialize
-from cllm_cli.model.plan import CACHE, GRADIENT, SCRATCH, VALUE, make_plan
+from cllm_cli.model.plan import make_plan
 from cllm_cli.model.program import EVALUATE, GENERATE, TRAIN, Program
+from cllm_cli.model.recompute import BLOCK, NONE, POLICIES
+from cllm_cli.model.runs import CACHE, GRADIENT, SCRATCH, VALUE
 
 SIZES = {"B": 2, "T": 3, "N": 6, "S": 4, "K": 16, "threads": 2, "itemsize": 4}
 REAL = np.dtype(np.float32)
@@ -135,7 +137,9 @@ def written_by(run):
     layer = run.call.layer
     outputs = {*layer.outputs, *layer.saved, *layer.scratch}
     gradients = {f"d{name}" for name in layer.inputs} | layer.scratch.keys()
-    return {"forward": outputs, "backward": gradients, "forward_backward": outputs | gradients}[run.direction]
+    return {"forward": outputs, "backward": gradients, "forward_backward": outputs | gradients, "recompute": outputs}[
+        run.direction
+    ]
 
 
 def views_of(program):
@@ -191,9 +195,10 @@ def assert_nothing_alive_is_overwritten(program, plan):
 
 @pytest.mark.parametrize("mode", [TRAIN, EVALUATE, GENERATE])
 @pytest.mark.parametrize("config", CONFIGS, ids=["plain", "dropout", "ones", "wide"])
-def test_nothing_alive_is_overwritten(config, mode):
+@pytest.mark.parametrize("policy", POLICIES)
+def test_nothing_alive_is_overwritten(policy, config, mode):
     program = Model(config).record(mode, 2, config.block_size)
-    assert_nothing_alive_is_overwritten(program, make_plan(program, REAL))
+    assert_nothing_alive_is_overwritten(program, make_plan(program, REAL, policy))
 
 
 def test_an_overlap_would_be_seen():
@@ -257,6 +262,46 @@ def test_training_keeps_no_cache_and_evaluation_no_gradient():
     assert [place.shape for place in kept] == [(1, 9, 2, 6)] * 6  # keys and values of three blocks, a whole window
 
 
+# ---- recomputation
+
+
+def runs_again(policy):
+    """The layers that run again in backward, and the plan."""
+    plan = make_plan(Model(CONFIG).record(TRAIN, 2, 9), REAL, policy)
+    return [run.call for run in plan.backward if run.direction == "recompute"], plan
+
+
+def test_what_is_cheap_is_computed_again_once():
+    calls, plan = runs_again("cheap")
+    names = [call.layer.name for call in calls]
+    assert (names.count("layernorm"), names.count("gelu"), len(names)) == (6, 3, 9)  # ln_f's is read in forward alone
+    assert len({id(call) for call in calls}) == 9
+    assert plan.total < 0.95 * runs_again(NONE)[1].total
+
+
+def test_blocks_but_the_last_are_computed_again_from_what_goes_into_them():
+    calls, plan = runs_again(BLOCK)
+    per_block = ["layernorm", "linear", "attention", "linear", "add", "layernorm", "linear", "gelu"]
+    assert [call.layer.name for call in calls] == [*per_block, *per_block]
+    assert [call.label.split(".")[2] for call in calls if "." in call.label] == ["1"] * 5 + ["0"] * 5
+    assert plan.total < 0.9 * runs_again("cheap")[1].total
+
+
+def test_a_deeper_model_needs_little_more_where_blocks_are_computed_again():
+    totals = [
+        make_plan(Model(dataclasses.replace(CONFIG, n_layer=depth)).record(TRAIN, 2, 9), REAL, BLOCK).total
+        for depth in (2, 3, 12)
+    ]
+    kept = 4 * 18 * 12 + 4 * 128  # bytes of what goes into a block, and of two layer norms' means and deviations
+    assert totals[2] - totals[1] <= 9 * 1.05 * kept
+
+
+def test_an_unknown_policy_is_refused():
+    with pytest.raises(ConfigError, match="blok") as caught:
+        Model(CONFIG, recompute="blok")
+    assert "block" in caught.value.hint
+
+
 def test_dropout_acts_in_training_alone():
     config = dataclasses.replace(CONFIG, dropout=0.3)
     for mode, count in [(TRAIN, 7), (EVALUATE, 0), (GENERATE, 0)]:
@@ -293,6 +338,18 @@ def test_what_the_workspace_held_before_does_not_matter(dtype):
     assert found[1:] == found[:-1]
     assert np.isfinite(model.arena.gradients).all()
     assert model.arena.gradients.any()
+
+
+@pytest.mark.parametrize("policy", POLICIES[1:])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_recomputation_changes_no_bit(dtype, policy):
+    found = []
+    for chosen in (NONE, policy):
+        model = Model(dataclasses.replace(CONFIG, dropout=0.2), dtype, chosen)
+        initialize(model.arena, 1)
+        model.arena.make_gradients()
+        found.append(run_once(model, model.replay(TRAIN, 2, 9), poison=True))
+    assert found[0] == found[1]
 
 
 def test_every_kernel_that_a_model_runs_is_compiled_once_for_each_precision():
