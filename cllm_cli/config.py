@@ -126,9 +126,13 @@ class Settings:
     threads: int | None = _setting(
         None, MACHINE, "threads; the results do not depend on it (default: all cores)", low=1, high=1024
     )
-    recompute: str = _setting(
-        "none", MACHINE, "computed again in backward to save memory: none, cheap or block; the results are the same"
+    recompute: str | None = _setting(
+        None,
+        MACHINE,
+        "computed again in backward to save memory: none, cheap or block; the results are the same (default: cheap"
+        " where it saves much)",
     )
+    memory: str | None = _setting(None, MACHINE, "most memory to take, such as 2GB: recompute follows from it")
 
 
 Preset = Mapping[str, Any]

@@ -37,8 +37,8 @@ import numpy as np
 from cllm_cli.checks.differences import rms
 from cllm_cli.checks.harness import Array
 from cllm_cli.layers.base import IGNORED, Layer, gradient, is_real
-from cllm_cli.model.runs import GRADIENT, Run
 from cllm_cli.model.program import Call, Program
+from cllm_cli.model.runs import GRADIENT, Run
 from cllm_cli.optim.clip import clip_scale, global_norm, norm_scratch
 from cllm_cli.optim.schedule import Schedule
 from cllm_cli.text.batches import Windows

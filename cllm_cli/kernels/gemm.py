@@ -126,9 +126,7 @@ def gemm(m, n, k, a, a_row, a_column, b, b_row, b_column, c, ldc, start, start_r
                     if turn > 0:
                         first, first_rows = into, ldc
                     strip, high = advance(rows, (i - top) * depth), min(MR, bottom - i)
-                    multiply_tile(
-                        into, ldc, high, wide, depth, strip, cols, first, first_rows, add or turn > 0, edge
-                    )
+                    multiply_tile(into, ldc, high, wide, depth, strip, cols, first, first_rows, add or turn > 0, edge)
 
 
 @inner

@@ -1,9 +1,9 @@
 """Packing: a block of a matrix, copied into panels that the micro-kernel reads straight through.
 
-A panel of rows of A holds MR of them, a panel of columns of B holds NR: panel[p·height + i] is element p of line i. Which
-way a matrix lies in memory decides how a panel is filled: rows of a panel that are contiguous are copied, lines that are
-contiguous are transposed in registers, and only what is left over moves element by element. Panels are padded with
-zeros. Nothing outside the matrix is read, nothing outside the panels is written.
+A panel of rows of A holds MR of them, a panel of columns of B holds NR: panel[p·height + i] is element p of line i.
+Which way a matrix lies in memory decides how a panel is filled: where rows of a panel are contiguous they are copied,
+where lines are contiguous they are transposed in registers, and only what is left over moves element by element. Panels
+are padded with zeros. Nothing outside the matrix is read, nothing outside the panels is written.
 """
 
 from __future__ import annotations

@@ -23,8 +23,8 @@ from cllm_cli.kernels.pointers import emit_prefetch
 class Tile:
     """The micro-kernel's shape: `rows` rows by `vectors` vectors of `vector_bytes` bytes, held in registers.
 
-    Fewer rows are computed by the lowest of the `lower` tiles that has them, or by the whole one. `block_bytes` of A fit
-    into the second-level cache of the CPUs that the tile is for, and leave room beside them.
+    Fewer rows are computed by the lowest of the `lower` tiles that has them, or by the whole one. `block_bytes` of A
+    fit into the second-level cache of the CPUs that the tile is for, and leave room beside them.
     """
 
     rows: int
@@ -74,7 +74,9 @@ def columns(itemsize: int) -> int:
     return TILE.vectors * TILE.vector_bytes // itemsize
 
 
-def _plain_microkernel(k: int, a: Any, b: Any, c: Any, ldc: int, start: Any, ld_start: int, add: bool, high: int) -> None:
+def _plain_microkernel(
+    k: int, a: Any, b: Any, c: Any, ldc: int, start: Any, ld_start: int, add: bool, high: int
+) -> None:
     nr = _plain_width(c)
     panel_a = a[: k * MR].reshape(k, MR).astype(np.float64)
     panel_b = b[: k * nr].reshape(k, nr).astype(np.float64)
@@ -113,7 +115,7 @@ def microkernel(
 
 
 def as_function(name: str, real: Any, emit: Callable[[Any, Any, Any], None]) -> Any:
-    """An intrinsic's code as a function of its own that is not inlined: LLVM optimises one copy, not one at each call."""
+    """An intrinsic's code as a function of its own, not inlined: LLVM optimises one copy instead of one at each call."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         shape = ir.FunctionType(ir.VoidType(), [arg.type for arg in args])

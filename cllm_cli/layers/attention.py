@@ -65,7 +65,7 @@ def softmax_row(row, seen, scaling):
 
 @inner
 def softmax_row_backward(p, ds, seen, scaling, level, delta):
-    """p: scores become probabilities; ds: gradients of probabilities become those of scores; 0 after the first `seen`."""
+    """Scores p become probabilities, their gradients ds those of the scores; 0 after the first `seen`."""
     real = p.dtype.type
     width = padded(seen, panel_width(pointer(p, 0)))
     for u in range(width):

@@ -19,6 +19,7 @@ from cllm_cli.model.program import GENERATE, TRAIN, Call, Program
 from cllm_cli.model.recompute import NONE, dropped_calls, with_replays
 from cllm_cli.model.runs import CACHE, GRADIENT, SAVED, SCRATCH, VALUE, Key, Place, Run
 
+
 @dataclass
 class Plan:
     """The runs of forward and backward, in order; for each key its offset in a buffer of `total` bytes."""

@@ -23,11 +23,12 @@ import cllm_cli
 from cllm_cli.printable import one_line, printable
 from cllm_cli.reporting.consumer import Consumer
 from cllm_cli.reporting.lines import ending, facts
-from cllm_cli.reporting.memory import memory_lines, peak_bytes, resident_bytes
+from cllm_cli.reporting.memory import memory_lines
 from cllm_cli.reporting.plots import Curve, curve_from_metrics, draw
 from cllm_cli.reporting.quantities import count, remaining
 from cllm_cli.reporting.steps import StepTable, evaluation_line
 from cllm_cli.reporting.terminal import bar, console_for, is_unicode, signs_of
+from cllm_cli.training.memory import peak_bytes, resident_bytes
 from cllm_cli.training.records import (
     Checkpointed,
     Compiled,

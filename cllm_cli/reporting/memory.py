@@ -1,10 +1,8 @@
-"""Memory of a run, as planned and as measured, in bytes."""
+"""How the memory of a run is shown."""
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Mapping
-from pathlib import Path
 
 from rich.text import Text
 
@@ -34,17 +32,3 @@ def memory_lines(
         return [grid.head(), grid.line(["", *figures])]
     sums = {TITLES["total"]: planned.get("total"), **(more or {})}
     return [Text("memory ", "dim") + Text(", ".join(f"{size(value)} {title}" for title, value in sums.items()))]
-
-
-def resident_bytes() -> int | None:
-    """Memory of this process that is in use now, where the system tells."""
-    try:
-        pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
-    except OSError:
-        return None
-    return int(pages) * resource.getpagesize()
-
-
-def peak_bytes() -> int:
-    """The most memory this process has had in use."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

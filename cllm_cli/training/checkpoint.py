@@ -29,11 +29,11 @@ from cllm_cli.training.run_folder import RunFolder, copy_tensors, open_tensors, 
 FORMAT = 1
 KEEP = 2
 FREE = frozenset(
-    {"steps", "epochs", "minutes", "schedule_steps", "stop_after", "threads", "val", "recompute"}
+    {"steps", "epochs", "minutes", "schedule_steps", "stop_after", "threads", "val", "recompute", "memory"}
     | {"eval_every", "eval_batches", "log_every", "save_every", "sample_every"}
 )
-"""Settings that may differ when a run is resumed: its length, its intervals, its threads, what is recomputed, and where a file lies whose
-content is compared."""
+"""Settings that may differ when a run is resumed: its length, its intervals, its threads, its memory, and where a file
+lies whose content is compared."""
 
 
 @dataclass(frozen=True)

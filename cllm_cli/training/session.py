@@ -18,6 +18,7 @@ from cllm_cli.config import Settings, flag_of, known_setting, make_settings, mer
 from cllm_cli.errors import ConfigError, RunError
 from cllm_cli.model.build import Model
 from cllm_cli.model.init import initialize
+from cllm_cli.model.recompute import NONE
 from cllm_cli.optim import OPTIMIZERS
 from cllm_cli.optim.base import Optimizer, Updater
 from cllm_cli.text.batches import Sampler
@@ -27,6 +28,7 @@ from cllm_cli.text.tokenizers import TOKENIZERS
 from cllm_cli.text.tokenizers.base import Tokenizer, token_dtype
 from cllm_cli.training import checkpoint
 from cllm_cli.training.checkpoint import FREE, Progress
+from cllm_cli.training.memory import choose_recompute
 from cllm_cli.training.resolve import available_cores, resolve
 from cllm_cli.training.run_folder import RunFolder, model_config
 from cllm_cli.training.step import Stepper
@@ -85,6 +87,7 @@ def start(
     settings = resolve(wanted, corpus)
     check_long_enough(corpus, settings.block_size or 1)
     use_threads(settings.threads or available_cores())
+    settings = choose_recompute(settings)
     session = _build(folder, wanted, settings, corpus)
     session.notices += _ineffective(given, settings)
     initialize(session.model.arena, settings.seed)
@@ -123,6 +126,7 @@ def resume(
             )
     wanted, settings = settings, resolve(settings, corpus)
     use_threads(settings.threads or available_cores())
+    settings = choose_recompute(settings)
     with folder.locked():
         session = _build(folder, wanted, settings, corpus)
         initialize(session.model.arena, settings.seed)
@@ -145,7 +149,8 @@ def rehearsal(settings: Settings, batch: int | None, vocabulary: int) -> Session
     if batch is not None:
         settings = replace(settings, batch_size=batch)
     resolved = resolve(replace(settings, vocab_size=max(vocabulary, tokenizer.vocab_size)), text)
-    session = _build(RunFolder(Path()), settings, replace(resolved, vocab_size=vocabulary), text)
+    resolved = choose_recompute(replace(resolved, vocab_size=vocabulary))
+    session = _build(RunFolder(Path()), settings, resolved, text)
     initialize(session.model.arena, settings.seed)
     return session
 
@@ -161,6 +166,8 @@ def resumed_settings(stored: Settings, given: Mapping[str, Any]) -> Settings:
                 "--resume goes on with the same model, data and batches; start a new run for others",
             )
     kept = {name: value for name, value in stated(stored).items() if name not in ("threads", "stop_after")}
+    if "memory" in wanted:
+        del kept["recompute"]  # it follows from the memory anew
     if {"epochs", "minutes", "steps"} & wanted.keys():
         kept = {name: value for name, value in kept.items() if name not in ("epochs", "minutes", "steps")}
     elif stored.steps is not None:
@@ -181,7 +188,7 @@ def use_threads(count: int) -> None:
 
 
 def _build(folder: RunFolder, wanted: Settings, settings: Settings, corpus: Corpus) -> Session:
-    model = Model(model_config(settings), recompute=settings.recompute)
+    model = Model(model_config(settings), recompute=settings.recompute or NONE)
     model.arena.make_gradients()
     updater = Updater(
         OPTIMIZERS.load(settings.optimizer), model.arena, {name: getattr(settings, name) for name in UPDATER_SETTINGS}

@@ -1,4 +1,4 @@
-"""Panels hold the lines of a matrix, whichever way it lies in memory; what is missing is zero, nothing else is written."""
+"""Panels hold the lines of a matrix, whichever way it lies in memory; what is missing is zero, no more is written."""
 
 from __future__ import annotations
 

@@ -1,0 +1,117 @@
+"""The memory of a run: what is planned is what is taken, and a limit decides what is computed again."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from cllm_cli.config import make_settings
+from cllm_cli.errors import ConfigError
+from cllm_cli.model.recompute import POLICIES
+from cllm_cli.training import memory
+from cllm_cli.training.memory import choose_recompute, parse_size, planned_bytes
+from cllm_cli.training.session import rehearsal
+
+SIZES = {"n_layer": 6, "n_head": 2, "n_embd": 32, "n_hidden": 128, "block_size": 64, "batch_size": 8, "vocab_size": 300}
+
+
+@pytest.fixture
+def settings(monkeypatch):
+    """Resolved settings, of a process that has taken no memory so far."""
+    monkeypatch.setattr(memory, "resident_bytes", lambda: 0)
+    return make_settings({**SIZES, "dropout": 0.0})
+
+
+def total(settings, policy):
+    return sum(planned_bytes(settings, policy).values())
+
+
+def limited(settings, bytes_, **more):
+    return dataclasses.replace(settings, memory=f"{bytes_}", **more)
+
+
+@pytest.mark.parametrize(
+    ("text", "bytes_"),
+    [
+        ("2GB", 2 * 10**9),
+        ("1.5 GiB", 1.5 * 2**30),
+        ("800M", 800 * 10**6),
+        ("64kB", 64_000),
+        ("123", 123),
+        ("7ti", 7 << 40),
+    ],
+)
+def test_sizes(text, bytes_):
+    assert parse_size(text) == bytes_
+
+
+@pytest.mark.parametrize(
+    "text", ["", "GB", "2 G B", "-1GB", "1e9", "0MB", "2.GB", "i", "3i", "9" * 400, "٣GB", "2GB; rm"]
+)
+def test_what_is_no_size_is_refused(text):
+    with pytest.raises(ConfigError, match="no size"):
+        parse_size(text)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "adam-embed"])
+def test_what_is_planned_is_what_a_session_takes(policy, optimizer):
+    given = make_settings({**SIZES, "recompute": policy, "optimizer": optimizer})
+    session = rehearsal(given, None, 300)
+    planned = planned_bytes(session.settings, policy)
+    assert session.memory == {**planned, "total": sum(planned.values())}
+
+
+def test_each_policy_needs_less(settings):
+    totals = [total(settings, policy) for policy in POLICIES]
+    assert totals == sorted(totals, reverse=True)
+    assert len(set(totals)) == len(totals)
+
+
+def test_a_limit_takes_the_first_policy_that_fits(settings):
+    for policy in POLICIES:
+        assert choose_recompute(limited(settings, total(settings, policy))).recompute == policy
+    assert choose_recompute(limited(settings, 10**12)).recompute == "none"
+
+
+def test_what_the_process_has_already_counts(settings, monkeypatch):
+    limit = limited(settings, total(settings, "none"))
+    monkeypatch.setattr(memory, "resident_bytes", lambda: 1)
+    assert choose_recompute(limit).recompute == "cheap"
+
+
+def test_what_was_asked_for_is_not_changed(settings):
+    asked = dataclasses.replace(settings, recompute="block")
+    assert choose_recompute(asked).recompute == "block"
+    assert choose_recompute(limited(asked, 10**12)).recompute == "block"
+    with pytest.raises(ConfigError, match="training needs") as caught:
+        choose_recompute(limited(settings, total(settings, "cheap"), recompute="none"))
+    assert caught.value.hint == "--recompute block fits"
+
+
+def test_too_small_a_limit_names_a_batch_that_fits(settings):
+    smaller = dataclasses.replace(settings, batch_size=2)
+    with pytest.raises(ConfigError, match=r"training needs \d+ MB of memory, --memory allows \d+ MB") as caught:
+        choose_recompute(limited(settings, total(smaller, "block")))
+    assert caught.value.hint == "--batch-size 2 --grad-accum 4 fits"
+    with pytest.raises(ConfigError) as caught:
+        choose_recompute(limited(settings, 1000))
+    assert "smaller model" in caught.value.hint
+
+
+def test_unasked_it_is_done_where_it_saves_much(settings, monkeypatch):
+    assert choose_recompute(settings).recompute == "none"
+    saved = total(settings, "none") - total(settings, "cheap")
+    monkeypatch.setattr(memory, "WORTHWHILE", saved)
+    assert choose_recompute(settings).recompute == "cheap"
+    monkeypatch.setattr(memory, "WORTHWHILE", saved + 1)
+    assert choose_recompute(settings).recompute == "none"
+
+
+def test_this_process_is_measured():
+    before = memory.resident_bytes()
+    block = np.ones(8 * 10**6)
+    assert memory.resident_bytes() - before > 0.9 * block.nbytes
+    assert memory.peak_bytes() > 0.95 * memory.resident_bytes()  # the system counts in batches
