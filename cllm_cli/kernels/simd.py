@@ -115,7 +115,7 @@ def microkernel(
 
 
 def as_function(name: str, real: Any, emit: Callable[[Any, Any, Any], None]) -> Any:
-    """An intrinsic's code as a function of its own, not inlined: LLVM optimises one copy instead of one at each call."""
+    """An intrinsic's code as a function of its own, not inlined: LLVM optimises one copy, not one a call."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         shape = ir.FunctionType(ir.VoidType(), [arg.type for arg in args])
