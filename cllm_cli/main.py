@@ -22,6 +22,7 @@ from cllm_cli.commands.gradcheck import gradcheck
 from cllm_cli.commands.options import ALIASES, known_name
 from cllm_cli.commands.profile import profile
 from cllm_cli.commands.train import train
+from cllm_cli.commands.warmup import warmup
 from cllm_cli.errors import CllmError
 from cllm_cli.printable import one_line
 
@@ -31,6 +32,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "generate": generate,
     "gradcheck": gradcheck,
     "profile": profile,
+    "warmup": warmup,
 }
 
 app = typer.Typer(

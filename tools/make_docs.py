@@ -29,6 +29,7 @@ TEXT = """# The command line
     cllm generate RUN             text to standard output as it is produced
     cllm gradcheck [RUN]          every layer and whole small models, or a run's; --layer NAME for one; --flow: how gradients flow
     cllm profile [RUN]            where a step's time and memory go; --preset NAME without a run
+    cllm warmup                   every kernel compiled now, for training, evaluation, generation and checks
 
 Standard output carries results only; progress, tables and warnings go to standard error. With `--json` standard output is
 JSON lines, one object an event. `--quiet` silences progress. `NO_COLOR`, `TERM=dumb` and a pipe give plain text. `_` may be

@@ -58,7 +58,7 @@ ALIASES = {
 """Names that people bring along from other tools."""
 
 METAVARS = {int: "N", float: "X", str: "NAME"}
-OWN_METAVARS = {"tokenizer": "SPEC", "val": "FILE"}
+OWN_METAVARS = {"tokenizer": "SPEC", "val": "FILE", "memory": "SIZE"}
 
 
 def known_name(name: str) -> str:

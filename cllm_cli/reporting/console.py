@@ -28,7 +28,6 @@ from cllm_cli.reporting.plots import Curve, curve_from_metrics, draw
 from cllm_cli.reporting.quantities import count, remaining
 from cllm_cli.reporting.steps import StepTable, evaluation_line
 from cllm_cli.reporting.terminal import bar, console_for, is_unicode, signs_of
-from cllm_cli.training.memory import peak_bytes, resident_bytes
 from cllm_cli.training.records import (
     Checkpointed,
     Compiled,
@@ -42,6 +41,7 @@ from cllm_cli.training.records import (
     Start,
     Step,
 )
+from cllm_cli.training.resident import peak_bytes, resident_bytes
 
 PAUSE, LONGEST_PAUSE = 0.25, 1.0  # seconds between two drawings: faster, numbers cannot be read
 BUDGET = 0.005  # share of the time that drawing may take

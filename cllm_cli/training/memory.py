@@ -1,12 +1,10 @@
-"""The memory of a run: planned before it is taken, chosen to fit, and measured."""
+"""The memory of a run: planned before it is taken, and chosen to fit."""
 
 from __future__ import annotations
 
 import re
-import resource
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from cllm_cli.config import Settings
 from cllm_cli.errors import ConfigError
@@ -15,6 +13,7 @@ from cllm_cli.model.program import EVALUATE, TRAIN
 from cllm_cli.model.recompute import CHEAP, NONE, POLICIES
 from cllm_cli.optim import OPTIMIZERS
 from cllm_cli.optim.base import Updater
+from cllm_cli.training.resident import resident_bytes
 from cllm_cli.training.run_folder import model_config
 
 WORTHWHILE = 64 * 10**6  # bytes that computing again what is cheap must save to be done unasked
@@ -81,17 +80,3 @@ def _remedy(settings: Settings, room: int, policies: Sequence[str]) -> str:
 
 def _mega(bytes_: int) -> str:
     return f"{-(-bytes_ // 10**6):,} MB"
-
-
-def resident_bytes() -> int | None:
-    """Memory of this process that is in use now, where the system tells."""
-    try:
-        pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
-    except OSError:
-        return None
-    return int(pages) * resource.getpagesize()
-
-
-def peak_bytes() -> int:
-    """The most memory this process has had in use."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

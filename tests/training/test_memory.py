@@ -12,6 +12,7 @@ from cllm_cli.errors import ConfigError
 from cllm_cli.model.recompute import POLICIES
 from cllm_cli.training import memory
 from cllm_cli.training.memory import choose_recompute, parse_size, planned_bytes
+from cllm_cli.training.resident import peak_bytes, resident_bytes
 from cllm_cli.training.session import rehearsal
 
 SIZES = {"n_layer": 6, "n_head": 2, "n_embd": 32, "n_hidden": 128, "block_size": 64, "batch_size": 8, "vocab_size": 300}
@@ -111,7 +112,7 @@ def test_unasked_it_is_done_where_it_saves_much(settings, monkeypatch):
 
 
 def test_this_process_is_measured():
-    before = memory.resident_bytes()
+    before = resident_bytes()
     block = np.ones(8 * 10**6)
-    assert memory.resident_bytes() - before > 0.9 * block.nbytes
-    assert memory.peak_bytes() > 0.95 * memory.resident_bytes()  # the system counts in batches
+    assert resident_bytes() - before > 0.9 * block.nbytes
+    assert peak_bytes() > 0.95 * resident_bytes()  # the system counts in batches

@@ -22,7 +22,7 @@ def corpus(tokens, val=None):
     return Corpus(train, val, ByteTokenizer(), 1, "", tokens, val.size)
 
 
-OPEN = {"val", "epochs", "minutes", "schedule_steps", "stop_after"}
+OPEN = {"val", "epochs", "minutes", "schedule_steps", "stop_after", "recompute", "memory"}
 
 
 @pytest.mark.parametrize("size", [10, 1_000, 100_000, 1_000_000, 100_000_000])

@@ -50,6 +50,7 @@ MODULES: dict[str, list[Stage]] = {
     "layers/positions.py": layer_stages("positions-B", "tests/layers/test_embeddings.py"),
     "layers/residual.py": layer_stages("split-N or add-N"),
     "model/plan.py": [Stage(("tests/model/test_program.py",)), Stage(WHOLE)],
+    "model/recompute.py": [Stage(("tests/model/test_program.py",))],
     "model/workspace.py": [Stage(("tests/model/test_program.py",)), Stage(WHOLE)],
     "optim/adam_embed.py": [Stage(("tests/optim/test_every_optimizer.py",)), Stage(("tests/training/test_step.py",))],
     "optim/adamw.py": [Stage(("tests/optim/test_every_optimizer.py",)), Stage(("tests/training/test_step.py",))],
