@@ -28,7 +28,7 @@ def make_step(shape: Shape, threads: int) -> Callable[[int], None]:
         "batch_size": shape.batch_size,
         "dropout": 0.0,
     }
-    stepper = rehearsal(make_settings(sizes), None, shape.vocab_size).stepper
+    stepper = rehearsal(make_settings(sizes), shape.vocab_size).stepper
     schedule = Schedule("cosine", 1e-3, 1e-4, 100, 1_000_000)
     done = 0
 

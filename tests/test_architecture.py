@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from pathlib import Path
 
 import pytest
@@ -36,9 +37,14 @@ def part(path):
     return path.relative_to(PACKAGE).with_suffix("").parts[0]
 
 
+@functools.cache
+def parsed(path):
+    return ast.parse(path.read_bytes())
+
+
 def imports(path, within=ast.walk):
     """The dotted names that a file imports, by line."""
-    for node in within(ast.parse(path.read_bytes())):
+    for node in within(parsed(path)):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -96,7 +102,7 @@ def test_commands_import_what_is_heavy_in_their_bodies(path):
 
 def calls(path, names):
     """Lines of a file that call one of `names`: functions, or methods of anything."""
-    for node in ast.walk(ast.parse(path.read_bytes())):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Call):
             called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
             if called in names:

@@ -57,7 +57,7 @@ def run_flow(folder: RunFolder) -> Flow:
     Raises RunError, and CorpusError where the text is too short.
     """
     tokens, settings = _validation(folder), folder.read_settings()
-    session = rehearsal(settings, None, settings.vocab_size or BYTES)
+    session = rehearsal(settings, settings.vocab_size or BYTES)
     fingerprint = folder.read_facts()["fingerprint"]
     progress, _ = checkpoint.load(folder, session.tensors(), settings, fingerprint)
     if progress is None:
@@ -68,7 +68,7 @@ def run_flow(folder: RunFolder) -> Flow:
 def fresh_flow(seed: int) -> Flow:
     """The first steps of a new model of the preset `nano`, on the source text of this package, byte by byte."""
     settings = replace(make_settings(preset(FRESH)), seed=seed)
-    return _flow(rehearsal(settings, None, BYTES), package_text(), 0)
+    return _flow(rehearsal(settings, BYTES), package_text(), 0)
 
 
 def package_text() -> TokenArray:

@@ -14,6 +14,7 @@ import typer
 
 from cllm_cli import config
 from cllm_cli.config import Settings, flag_of, setting_of, type_of
+from cllm_cli.errors import UsageError
 
 MOST_THREADS = setting_of(next(item for item in fields(Settings) if item.name == "threads")).high
 
@@ -31,6 +32,16 @@ def as_utf8(text: str) -> str:
         return os.fsencode(text).decode("utf-8", "surrogateescape")
     except UnicodeEncodeError:  # half a character, which came from no command line
         return text
+
+
+def whole_numbers(flag: str, text: str | None) -> list[int | None]:
+    """The numbers of an option that takes one or several, "8,16"; [None] where it was not given. Raises UsageError."""
+    if text is None:
+        return [None]
+    parts = text.split(",")
+    if not all(part.strip().isascii() and part.strip().isdecimal() and len(part) < 10 and int(part) for part in parts):
+        raise UsageError(f"{flag} takes whole numbers from 1 on, not {text!r}", f"for example {flag} 8, or {flag} 8,16")
+    return [int(part) for part in parts]
 
 
 Json = Annotated[bool, typer.Option("--json", help="JSON lines on standard output, nothing else.")]

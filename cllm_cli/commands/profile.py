@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cllm_cli.commands.options import Debug, Json, Quiet, Threads
+from cllm_cli.commands.options import Debug, Json, Quiet, Threads, whole_numbers
 from cllm_cli.config import PRESETS, make_settings, preset
 from cllm_cli.errors import ConfigError
 
@@ -29,12 +30,24 @@ def profile(
         ),
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option("--batch-size", metavar="N", min=1, help="Windows in a batch.", show_default=False)
+        str | None,
+        typer.Option("--batch-size", metavar="N,…", help="Windows in a batch; several to compare.", show_default=False),
+    ] = None,
+    block_size: Annotated[
+        str | None,
+        typer.Option("--block-size", metavar="N,…", help="Tokens in a window; several likewise.", show_default=False),
     ] = None,
     vocab_size: Annotated[
         int | None, typer.Option("--vocab-size", metavar="N", min=1, help="Rows of the embedding.", show_default=False)
     ] = None,
+    recompute: Annotated[
+        str | None, typer.Option("--recompute", metavar="NAME", help="none, cheap or block.", show_default=False)
+    ] = None,
     steps: Annotated[int, typer.Option("--steps", metavar="N", min=1, help="Steps to time.")] = 20,
+    trace: Annotated[
+        Path | None,
+        typer.Option("--trace", metavar="FILE", help="Write a step as trace events (Perfetto).", show_default=False),
+    ] = None,
     threads: Threads = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -44,11 +57,15 @@ def profile(
     if run and preset_name:
         raise ConfigError(f"a run has sizes of its own: {run} and --preset exclude each other", "leave one of them out")
     sizes = preset(preset_name or "nano")
+    batches, blocks = whole_numbers("--batch-size", batch_size), whole_numbers("--block-size", block_size)
+    if trace and len(batches) * len(blocks) > 1:
+        raise ConfigError("--trace is of one size", "give one --batch-size and one --block-size")
 
     from cllm_cli.commands.preparing import prepare
-    from cllm_cli.profiling.layers import profile_steps
-    from cllm_cli.profiling.roof import machine_gflops, roof_call
-    from cllm_cli.reporting.tables import show_profile
+    from cllm_cli.profiling.layers import StepProfile
+    from cllm_cli.profiling.roof import measure_roof, roof_calls
+    from cllm_cli.profiling.trace import write_trace
+    from cllm_cli.reporting.tables import show_profile, show_sizes
     from cllm_cli.training.records import json_line
     from cllm_cli.training.resolve import available_cores
     from cllm_cli.training.run_folder import RunFolder
@@ -56,13 +73,22 @@ def profile(
 
     use_threads(threads or available_cores())
     settings = RunFolder(run).read_settings() if run else make_settings(sizes)
-    ready = rehearsal(settings, batch_size, vocab_size or settings.vocab_size or VOCABULARY)
-    prepare([*ready.stepper.calls(), roof_call()], quiet or json)
-    for _ in profile_steps(ready.stepper, 2, 1.0):  # touches the memory
-        pass
-    rows = [*profile_steps(ready.stepper, steps, machine_gflops())]
-    rows[-1]["memory_bytes"] = ready.memory
+    rows, ends, roof = [], [], None
+    for batch, block in itertools.product(batches, blocks):
+        given = {"batch_size": batch, "block_size": block, "recompute": recompute}
+        ready = rehearsal(settings, vocab_size or settings.vocab_size or VOCABULARY, given)
+        prepare([*ready.stepper.calls(), *roof_calls()], quiet or json)
+        roof = roof or measure_roof()
+        StepProfile(ready.stepper, 2)  # touches the memory
+        profiled = StepProfile(ready.stepper, steps)
+        *rows, end = profiled.rows(roof)
+        sizes = {"batch_size": ready.stepper.batch, "block_size": ready.model.config.block_size}
+        ends.append({**end, **sizes, "memory_bytes": ready.memory})
+        if trace:
+            write_trace(trace, profiled.spans[-1])
+    if len(ends) > 1:
+        rows, ends = [], [{**end, "event": "size"} for end in ends]
     if json:
-        sys.stdout.writelines(json_line(row) + "\n" for row in rows)
+        sys.stdout.writelines(json_line(row) + "\n" for row in [*rows, *ends])
     else:
-        show_profile(rows, sys.stdout)
+        (show_sizes if len(ends) > 1 else show_profile)([*rows, *ends], sys.stdout)

@@ -17,7 +17,7 @@ def warmup(json: Json = False, quiet: Quiet = False, debug: Debug = False) -> No
     from cllm_cli.kernels.jit import cache_root
     from cllm_cli.model.decode import Decoder
     from cllm_cli.optim import OPTIMIZERS
-    from cllm_cli.profiling.roof import roof_call
+    from cllm_cli.profiling.roof import roof_calls
     from cllm_cli.training.evaluate import Evaluator
     from cllm_cli.training.records import json_line
     from cllm_cli.training.resolve import available_cores
@@ -31,9 +31,9 @@ def warmup(json: Json = False, quiet: Quiet = False, debug: Debug = False) -> No
     started = time.monotonic()
     use_threads(available_cores())
     # Kernels are compiled for types, not for sizes: any model will do.
-    calls = [roof_call(), *chosen_checks(None, None, True, 0).calls]
+    calls = [*roof_calls(), *chosen_checks(None, None, True, 0).calls]
     for name in OPTIMIZERS:
-        session = rehearsal(make_settings(preset("nano"), {"optimizer": name, "dropout": 0.1}), None, 256)
+        session = rehearsal(make_settings(preset("nano"), {"optimizer": name, "dropout": 0.1}), 256)
         calls += session.stepper.calls()
     model, corpus = session.model, session.corpus
     calls += Evaluator(model, corpus.val, corpus.tokenizer, session.stepper.batch).calls()

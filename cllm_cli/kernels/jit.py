@@ -17,7 +17,7 @@ import functools
 import hashlib
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -61,33 +61,37 @@ def cache_root() -> Path | None:
     return root if private and os.access(root, os.W_OK) else None
 
 
-def _package_imports(path: Path) -> set[Path]:
-    """The modules of this package that the module at `path` imports, read from its syntax tree."""
+@functools.cache
+def _package_imports(source: bytes) -> set[str]:
+    """The dotted names that a module imports of this package, read from its syntax tree."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_bytes())):
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == PACKAGE.name:
-            names = [node.module] + [f"{node.module}.{alias.name}" for alias in node.names]
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names if alias.name.split(".")[0] == PACKAGE.name]
-        else:
-            continue
-        for name in names:
-            place = PACKAGE.parent / Path(*name.split("."))
-            found |= {place for place in (place.with_suffix(".py"), place / "__init__.py") if place.is_file()}
+            found |= {alias.name for alias in node.names if alias.name.split(".")[0] == PACKAGE.name}
     return found
+
+
+def _package_files(names: Iterable[str]) -> set[Path]:
+    """The files of modules that exist, by their dotted names."""
+    places = [PACKAGE.parent / Path(*name.split(".")) for name in names]
+    files = [file for place in places for file in (place.with_suffix(".py"), place / "__init__.py")]
+    return {file for file in files if file.is_file()}
 
 
 @functools.cache
 def source_key(path: Path) -> str:
     """A hash of everything that decides the machine code of the kernels in the module at `path`."""
-    seen: set[Path] = set()
+    sources: dict[Path, bytes] = {}
     waiting = {path, Path(__file__)}
     while waiting:
-        seen |= waiting
-        waiting = {found for module in waiting for found in _package_imports(module)} - seen
+        module = waiting.pop()
+        sources[module] = module.read_bytes()
+        waiting |= _package_files(_package_imports(sources[module])) - sources.keys()
     digest = hashlib.sha256()
-    for module in sorted(seen):
-        digest.update(str(module.relative_to(PACKAGE)).encode() + b"\0" + module.read_bytes() + b"\0")
+    for module, source in sorted(sources.items()):
+        digest.update(str(module.relative_to(PACKAGE)).encode() + b"\0" + source + b"\0")
     cpu = numba.config.CPU_NAME or llvm.get_host_cpu_name()
     settings = (numba.__version__, llvmlite.__version__, cpu, *sorted(cpu_features()))
     digest.update("\0".join(settings).encode())

@@ -7,6 +7,8 @@ reused. The peak is known before anything is allocated.
 
 from __future__ import annotations
 
+import bisect
+import itertools
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,12 +24,16 @@ from cllm_cli.model.runs import CACHE, GRADIENT, SAVED, SCRATCH, VALUE, Key, Pla
 
 @dataclass
 class Plan:
-    """The runs of forward and backward, in order; for each key its offset in a buffer of `total` bytes."""
+    """The runs of forward and backward, in order; for each key its offset in a buffer of `total` bytes.
+
+    `alive` are the bytes of the buffer that are in use at each run.
+    """
 
     forward: list[Run] = field(default_factory=list)
     backward: list[Run] = field(default_factory=list)
     offsets: dict[Key, int] = field(default_factory=dict)
     total: int = 0
+    alive: list[int] = field(default_factory=list)
 
 
 @dataclass
@@ -77,6 +83,7 @@ def make_plan(program: Program, real: np.dtype[Any], recompute: str = NONE) -> P
         owner = _owner((VALUE, tensor.index), share)
         blocks[owner].use(0, 0, 2**62)  # read and written from outside
     starts, plan.total = _pack(blocks)
+    plan.alive = _alive(blocks, len(plan.forward) + len(plan.backward))
     plan.offsets = {key: starts[_owner(key, share)] for key in keys}
     return plan
 
@@ -149,17 +156,26 @@ def _owner(key: Key, share: dict[Key, Key]) -> Key:
 
 def _pack(blocks: dict[Key, _Block]) -> tuple[dict[Key, int], int]:
     """Offsets such that blocks alive at the same time do not overlap: the largest first, each as low as it fits."""
-    placed: list[tuple[int, int, _Block]] = []
+    placed: list[tuple[int, int, _Block]] = []  # by their starts
     starts: dict[Key, int] = {}
     for key, block in sorted(blocks.items(), key=lambda item: -item[1].size):
         size, at = -(-block.size // LINE) * LINE, 0
-        for start, stop, _ in sorted(
-            (entry for entry in placed if entry[2].first <= block.last and block.first <= entry[2].last),
-            key=lambda entry: entry[0],
-        ):
+        for start, stop, other in placed:
+            if other.last < block.first or block.last < other.first:
+                continue
             if at + size <= start:
                 break
             at = max(at, stop)
         starts[key] = at
-        placed.append((at, at + size, block))
+        bisect.insort(placed, (at, at + size, block), key=lambda entry: entry[0])
     return starts, max((stop for _, stop, _ in placed), default=0)
+
+
+def _alive(blocks: dict[Key, _Block], times: int) -> list[int]:
+    """The bytes of the blocks that are in use at each time."""
+    changes = [0] * (times + 1)
+    for block in blocks.values():
+        size = -(-block.size // LINE) * LINE
+        changes[block.first] += size
+        changes[min(block.last + 1, times)] -= size
+    return list(itertools.accumulate(changes[:times]))

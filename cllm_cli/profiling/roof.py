@@ -1,8 +1,10 @@
-"""The machine's roof: the floating-point operations a second of all threads together, by our own micro-kernel."""
+"""The machine's roofs on all threads: operations a second by our own micro-kernel, bytes a second by a copy."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numba
 import numpy as np
@@ -16,6 +18,15 @@ from cllm_cli.kernels.simd import MR, columns, microkernel
 DEPTH = 256  # k of the panels, which stay in the caches of a core
 ROUNDS = 400
 REPEATS = 9
+COPIED = 1 << 24  # elements of the arrays that are copied, far more than the caches hold
+
+
+@dataclass(frozen=True)
+class Roof:
+    """10⁹ floating-point operations and 10⁹ bytes moved (each read and each write counts) a second, in float32."""
+
+    gflops: float
+    gbytes: float
 
 
 @kernel
@@ -30,22 +41,39 @@ def multiply_in_cache(c, a, b, rounds):
             microkernel(depth, panel_a, panel_b, tile, width, tile, width, no, MR)
 
 
-def roof_call() -> Call:
-    """The kernel that is timed, with its arguments."""
+@kernel
+def copy_memory(out, x):
+    """out = x; by rows, so that each thread's part is one piece."""
+    for n in prange(x.shape[0]):
+        for c in range(x.shape[1]):
+            out[n, c] = x[n, c]
+
+
+def roof_calls() -> list[Call]:
+    """The kernels that are timed, with their arguments."""
     threads, width = numba.get_num_threads(), columns(4)
     a = np.ones((threads, MR * DEPTH), np.float32)
     b = np.ones((threads, width * DEPTH), np.float32)
     c = np.zeros((threads, MR * width), np.float32)
-    return multiply_in_cache, (c, a, b, ROUNDS)
+    x = np.ones((256, COPIED // 256), np.float32)
+    return [(multiply_in_cache, (c, a, b, ROUNDS)), (copy_memory, (np.zeros_like(x), x))]
 
 
-def machine_gflops() -> float:
-    """The best of a few runs on the threads that are set, in float32, in 10⁹ operations a second."""
-    _, (c, a, b, rounds) = roof_call()
-    multiply_in_cache(c, a, b, 1)
+def measure_roof() -> Roof:
+    """The best of a few runs each, on the threads that are set."""
+    (multiply, (c, a, b, rounds)), (copy, (out, x)) = roof_calls()
+    flops = 2 * rounds * c.size * DEPTH
+    return Roof(
+        flops / _least(lambda: multiply(c, a, b, rounds)) / 1e9, 2 * x.nbytes / _least(lambda: copy(out, x)) / 1e9
+    )
+
+
+def _least(run: Callable[[], None]) -> float:
+    """Seconds of the fastest of some runs, after one that touches the memory."""
+    run()
     seconds = []
     for _ in range(REPEATS):
         started = time.perf_counter()
-        multiply_in_cache(c, a, b, rounds)
+        run()
         seconds.append(time.perf_counter() - started)
-    return float(2 * rounds * c.size * DEPTH / min(seconds) / 1e9)
+    return min(seconds)

@@ -6,7 +6,7 @@ generator: gradcheck's are shown as they come. A stream that is no terminal gets
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
 from rich.text import Text
@@ -14,7 +14,7 @@ from rich.text import Text
 from cllm_cli.printable import one_line
 from cllm_cli.reporting.grid import Column, Grid, widened
 from cllm_cli.reporting.memory import memory_lines
-from cllm_cli.reporting.quantities import count, decimal, duration, loss, scientific, share
+from cllm_cli.reporting.quantities import count, decimal, duration, loss, scientific, share, size
 from cllm_cli.reporting.terminal import Signs, console_for, gauge, is_plain, signs_of
 
 Row = Mapping[str, Any]
@@ -119,7 +119,8 @@ PROFILE = (
 def show_profile(rows: Iterable[Row], stream: TextIO) -> None:
     """Time, rate and share of the machine's roof for each layer and direction; then the step as a whole and its memory.
 
-    `ms` is for all calls of a step, `share` its part of the whole step.
+    `ms` is for all calls of a step, `share` its part of the whole step. The roof is the one that is nearer, of
+    operations or of bytes.
     """
     printer = Printer(stream)
     listed = list(rows)
@@ -134,8 +135,8 @@ def show_profile(rows: Iterable[Row], stream: TextIO) -> None:
             share(row["ms"] / whole if whole else None),
             decimal(row["gflops"], 1),
             decimal(row["gbytes_per_s"], 1),
-            share(row["roof_share"]),
-            (gauge(row["roof_share"] or 0.0, GAUGE, printer.signs), "cyan"),
+            share(_nearest_roof(row)),
+            (gauge(_nearest_roof(row) or 0.0, GAUGE, printer.signs), "cyan"),
         )
         for row in layers
     ]
@@ -149,5 +150,59 @@ def show_profile(rows: Iterable[Row], stream: TextIO) -> None:
             rate = f"{decimal(row['gflops'], 1)} of {decimal(row['machine_gflops'], 1)} GFLOP/s"
             printer.show(f"{decimal(row['ms_per_step'], 1)} ms a step, {count(row['tokens_per_s'])} tokens/s")
             printer.show(f"{rate}, {share(row['roof_share'])} of the roof")
-            for part in memory_lines(row.get("memory_bytes") or {}, printer.width):
-                printer.show(part)
+            if "python_ms" in row:
+                part = share(row["python_ms"] / row["ms_per_step"])
+                printer.show(f"{decimal(row['python_ms'], 3)} ms outside of kernels, {part}")
+            if row.get("alive_bytes"):
+                printer.show(_memory_picture(row["alive_bytes"], printer))
+            for text in memory_lines(row.get("memory_bytes") or {}, printer.width):
+                printer.show(text)
+
+
+def _nearest_roof(row: Row) -> float | None:
+    """The share of the machine's operations or of its bytes, whichever is more."""
+    shares = [row[name] for name in ("roof_share", "copy_share") if row.get(name) is not None]
+    return max(shares, default=None)
+
+
+PICTURE = 60  # cells
+
+
+def _memory_picture(alive: Sequence[int], printer: Printer) -> Text:
+    """Activations in use from the step's first kernel to its last: a row of columns, the highest the peak."""
+    cells = min(PICTURE, len(alive))
+    parts = [alive[i * len(alive) // cells : (i + 1) * len(alive) // cells] for i in range(cells)]
+    peak = max(alive) or 1
+    heights = [max(part) / peak for part in parts]
+    signs = printer.signs.heights
+    drawn = "".join(signs[min(len(signs) - 1, int(height * len(signs)))] for height in heights)
+    return Text.assemble(("activations over the step  ", "dim"), (drawn, "cyan"), f"  peak {size(max(alive))}")
+
+
+SIZES = (
+    Column("batch", 6),
+    Column("block", 6),
+    Column("ms/step", 9),
+    Column("tokens/s", 9),
+    Column("GFLOP/s", 8, rank=2),
+    Column("of roof", 7, rank=1),
+    Column("memory", 8, rank=3),
+)
+
+
+def show_sizes(rows: Iterable[Row], stream: TextIO) -> None:
+    """A line for each size of batch and window that was profiled."""
+    printer = Printer(stream)
+    grid = Grid(SIZES, printer.width, printer.signs.more)
+    printer.show(grid.head())
+    for row in rows:
+        figures = [
+            count(row["batch_size"]),
+            count(row["block_size"]),
+            decimal(row["ms_per_step"], 1),
+            count(row["tokens_per_s"]),
+            decimal(row["gflops"], 1),
+            share(row["roof_share"]),
+            size((row.get("memory_bytes") or {}).get("total")),
+        ]
+        printer.show(grid.line(figures))

@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Signs:
-    """The characters that drawings are made of. `levels` fill a character cell from the left, emptiest first."""
+    """The characters that drawings are made of.
+
+    `levels` fill a character cell from the left, `heights` from below, emptiest first.
+    """
 
     done: str
     head: str
@@ -21,10 +24,11 @@ class Signs:
     side: str
     more: str
     levels: str
+    heights: str
 
 
-UNICODE_SIGNS = Signs(done="━", head="╸", rest="─", side="│", more="…", levels=" ▏▎▍▌▋▊▉█")
-ASCII_SIGNS = Signs(done="=", head=">", rest="-", side="|", more="..", levels=" #")
+UNICODE_SIGNS = Signs(done="━", head="╸", rest="─", side="│", more="…", levels=" ▏▎▍▌▋▊▉█", heights="▁▂▃▄▅▆▇█")
+ASCII_SIGNS = Signs(done="=", head=">", rest="-", side="|", more="..", levels=" #", heights=" .:-=+*#")
 
 
 def is_plain(stream: TextIO) -> bool:

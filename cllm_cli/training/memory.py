@@ -59,8 +59,10 @@ def choose_recompute(settings: Settings) -> Settings:
 
 
 def _unasked(settings: Settings) -> str:
-    saved = _total(settings, NONE) - _total(settings, CHEAP)
-    return CHEAP if saved >= WORTHWHILE else NONE
+    total = _total(settings, NONE)
+    if total < WORTHWHILE:  # a second plan could not save as much
+        return NONE
+    return CHEAP if total - _total(settings, CHEAP) >= WORTHWHILE else NONE
 
 
 def _total(settings: Settings, policy: str) -> int:

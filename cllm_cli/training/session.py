@@ -141,13 +141,12 @@ def resume(
     return session
 
 
-def rehearsal(settings: Settings, batch: int | None, vocabulary: int) -> Session:
+def rehearsal(settings: Settings, vocabulary: int, changes: Mapping[str, Any] | None = None) -> Session:
     """A session on random tokens that writes nothing: for timing a model of these settings, resolved or not."""
+    settings = make_settings(stated(settings), changes or {})
     tokens = np.random.default_rng(settings.seed).integers(0, vocabulary, 1 << 20, token_dtype(vocabulary))
     tokenizer: Tokenizer = TOKENIZERS.load("byte").builder().finish(end_of_text=False)[0]
     text = Corpus(tokens[: 1 << 19], tokens[1 << 19 :], tokenizer, 1, "", 1 << 19, 1 << 19)
-    if batch is not None:
-        settings = replace(settings, batch_size=batch)
     resolved = resolve(replace(settings, vocab_size=max(vocabulary, tokenizer.vocab_size)), text)
     resolved = choose_recompute(replace(resolved, vocab_size=vocabulary))
     session = _build(RunFolder(Path()), settings, resolved, text)

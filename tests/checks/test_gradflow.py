@@ -36,7 +36,7 @@ def _one_thread(set_threads):
 
 def tiny_flow(change=lambda tensors: None, **more):
     """A flow of a tiny new model after `change` was done to its weights."""
-    session = rehearsal(make_settings(TINY, more), None, 256)
+    session = rehearsal(make_settings(TINY, more), 256)
     change(session.model.arena.tensors())
     return Flow(session.stepper, schedule_of(session.settings), Windows(package_text()[:4000], 8, 4))
 
@@ -68,7 +68,7 @@ def test_a_new_model_has_nothing_out_of_the_ordinary():
 def test_observed_steps_are_those_of_training(accumulate):
     flow = tiny_flow(dropout=0.2, grad_accum=accumulate)
     flow.run(3)
-    session = rehearsal(make_settings(TINY, {"dropout": 0.2, "grad_accum": accumulate}), None, 256)
+    session = rehearsal(make_settings(TINY, {"dropout": 0.2, "grad_accum": accumulate}), 256)
     taken = iter([flow.windows[number] for number in range(3 * accumulate)])
 
     def next_batch(x, y):

@@ -174,6 +174,8 @@ OTHERS = {
     "profile nowhere": ("there is no run in nowhere",),
     "profile --preset nanoo": ("unknown preset 'nanoo'", "did you mean 'nano'?"),
     "profile run --preset nano": ("exclude each other",),
+    "profile run --trace t.json --batch-size 1,2": ("--trace is of one size",),
+    "profile run --recompute all": ("unknown --recompute 'all'", "known: block, cheap, none"),
     "gradcheck --layer layernrom": ("unknown layer 'layernrom'", "did you mean 'layernorm'?"),
 }
 
@@ -222,6 +224,8 @@ USAGE = [
     "generate run --seed -1",
     "profile --steps 0",
     "profile --batch-size 0",
+    "profile --batch-size 1,,2",
+    "profile --block-size four",
 ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import pytest
@@ -201,6 +202,20 @@ def test_profile_of_a_run(cllm, run, contents):
 @pytest.mark.parametrize("flags", [[], ["--preset", "nano", "--batch-size", 2, "--vocab-size", 300]])
 def test_profile_of_a_preset(cllm, flags):
     assert_profile(cllm("profile", *flags, "--steps", 1, "--json").assert_done())
+
+
+def test_profile_compares_sizes(cllm, run):
+    done = cllm("profile", run, "--steps", 1, "--batch-size", "1,2", "--block-size", "3,4", "--json").assert_done()
+    assert [(row["batch_size"], row["block_size"]) for row in done.of("size")] == [(1, 3), (1, 4), (2, 3), (2, 4)]
+    assert done.events == done.of("size")
+    lines = cllm("profile", run, "--steps", 1, "--batch-size", "1,2").assert_done().out.splitlines()
+    assert lines[0].split()[:3] == ["batch", "block", "ms/step"]
+    assert [line.split()[0] for line in lines[1:]] == ["1", "2"]
+
+
+def test_profile_writes_a_trace(cllm, run, tmp_path):
+    cllm("profile", run, "--steps", 1, "--trace", "trace.json").assert_done()
+    assert json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
 
 
 def test_profile_as_a_table(cllm, run):

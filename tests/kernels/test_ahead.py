@@ -45,6 +45,7 @@ print(hits, misses, any(doing == "compile" for *_, doing in progress), hash(out.
 """
 
 
+@pytest.mark.slow
 def test_the_first_process_runs_the_same_code_as_the_second(tmp_path: Path) -> None:
     """Compiled in place, this kernel would round otherwise than it does when it is loaded."""
     environment = {**os.environ, "CLLM_CACHE_DIR": str(tmp_path), "PYTHONHASHSEED": "1"}
@@ -59,6 +60,7 @@ def test_the_first_process_runs_the_same_code_as_the_second(tmp_path: Path) -> N
     assert first[3] == second[3]
 
 
+@pytest.mark.slow
 def test_kernels_are_compiled_in_place_where_there_is_no_cache(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("not a folder")

@@ -123,12 +123,14 @@ def use(folder):
     return done.stdout.split()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(jit.JIT_OFF, reason="nothing is compiled")
 def test_the_second_process_only_loads(tmp_path):
     assert use(tmp_path) == ["0", "1"]
     assert use(tmp_path) == ["1", "0"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(jit.JIT_OFF, reason="nothing is compiled")
 def test_a_process_without_a_cache_compiles(tmp_path):
     (tmp_path / "kernels").mkdir()

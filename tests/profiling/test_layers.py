@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
 from cllm_cli.config import make_settings
+from cllm_cli.errors import ConfigError
 from cllm_cli.layers import LAYERS
-from cllm_cli.profiling.layers import profile_steps
-from cllm_cli.profiling.roof import machine_gflops
+from cllm_cli.profiling.layers import StepProfile
+from cllm_cli.profiling.roof import Roof, measure_roof
+from cllm_cli.profiling.trace import write_trace
 from cllm_cli.training.session import rehearsal
 
 L, C, F, NH, T, B, V = 2, 16, 48, 2, 8, 3, 300
@@ -18,8 +22,8 @@ N = B * T
 def profiled(accumulate=1, vocabulary=V, **more):
     given = {"n_layer": L, "n_embd": C, "n_hidden": F, "n_head": NH, "block_size": T, "batch_size": B, "threads": 1}
     settings = make_settings({**given, "grad_accum": accumulate, "dropout": 0.0, "eval_every": 1}, more)
-    session = rehearsal(settings, None, vocabulary)
-    *rows, end = profile_steps(session.stepper, 3, 100.0)
+    session = rehearsal(settings, vocabulary)
+    *rows, end = StepProfile(session.stepper, 3).rows(Roof(gflops=100.0, gbytes=50.0))
     return {(row["name"], row["direction"]): row for row in rows}, end, session
 
 
@@ -89,4 +93,45 @@ def test_parts_are_within_the_whole_and_nothing_is_learned():
 
 def test_the_roof_is_a_rate_that_a_machine_can_have(set_threads):
     set_threads(1)
-    assert 1 < machine_gflops() < 1e5
+    roof = measure_roof()
+    assert 1 < roof.gflops < 1e5
+    assert 0.1 < roof.gbytes < 1e4
+
+
+def test_kernels_and_what_is_between_them_make_the_step():
+    rows, end, _ = profiled()
+    assert end["python_ms"] > 0
+    assert sum(row["ms"] for row in rows.values()) + end["python_ms"] == pytest.approx(end["ms_per_step"], rel=0.5)
+
+
+def test_the_memory_over_the_step_is_that_of_the_plan():
+    _, end, session = profiled()
+    plan = session.stepper.replay.plan
+    assert end["alive_bytes"] == plan.alive
+    assert len(plan.alive) == len(plan.forward) + len(plan.backward)
+    assert 0 < min(plan.alive) < max(plan.alive) <= plan.total
+
+
+def test_what_is_computed_again_is_counted_as_time_and_not_as_work():
+    rows, end, _ = profiled(recompute="block")
+    plain_rows, plain, _ = profiled(recompute="none")
+    assert rows["linear", "recompute"]["calls"] == 3  # of one block all products but the last
+    assert rows["linear", "recompute"]["gflops"] == 0
+    assert ("linear", "recompute") not in plain_rows
+    assert end["gflops"] * end["ms_per_step"] == pytest.approx(plain["gflops"] * plain["ms_per_step"])
+
+
+def test_a_trace_has_every_kernel_of_a_step(tmp_path):
+    _, _, session = profiled(accumulate=2)
+    profile = StepProfile(session.stepper, 1)
+    write_trace(tmp_path / "trace.json", profile.spans[0])
+    events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    kernels = [event for event in events if event["ph"] == "X"]
+    plan = session.stepper.replay.plan
+    assert len(kernels) == 2 * (len(plan.forward) + len(plan.backward)) + 2
+    assert [event["args"]["bytes"] for event in events if event["ph"] == "C"] == 2 * plan.alive
+    ends = [event["ts"] + event["dur"] for event in kernels]
+    assert all(end <= event["ts"] for end, event in zip(ends, kernels[1:], strict=False))
+    assert {event["cat"] for event in kernels} == {"forward", "backward", "forward_backward", "update"}
+    with pytest.raises(ConfigError, match="cannot write"):
+        write_trace(tmp_path, profile.spans[0])

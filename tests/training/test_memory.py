@@ -60,7 +60,7 @@ def test_what_is_no_size_is_refused(text):
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd", "adam-embed"])
 def test_what_is_planned_is_what_a_session_takes(policy, optimizer):
     given = make_settings({**SIZES, "recompute": policy, "optimizer": optimizer})
-    session = rehearsal(given, None, 300)
+    session = rehearsal(given, 300)
     planned = planned_bytes(session.settings, policy)
     assert session.memory == {**planned, "total": sum(planned.values())}
 

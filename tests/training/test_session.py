@@ -116,10 +116,10 @@ def test_the_length_of_a_run_may_change(run, tmp_path):
 
 def test_a_rehearsal_writes_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    found = session.rehearsal(Settings(n_layer=1, n_head=2, n_embd=16, block_size=8, steps=3), 3, 50)
+    found = session.rehearsal(Settings(n_layer=1, n_head=2, n_embd=16, block_size=8, steps=3), 50, {"batch_size": 3})
     assert found.stepper.batch == 3
     assert found.model.config.vocab_size == 50
-    plain = session.rehearsal(Settings(n_layer=1, n_head=2, n_embd=16, block_size=8, steps=3, batch_size=2), None, 300)
+    plain = session.rehearsal(Settings(n_layer=1, n_head=2, n_embd=16, block_size=8, steps=3, batch_size=2), 300)
     assert plain.stepper.batch == 2
     assert list(tmp_path.iterdir()) == []
 
