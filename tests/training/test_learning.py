@@ -18,7 +18,7 @@ def test_a_kilobyte_is_learned_by_heart(run, tmp_path):
     text.write_bytes((SAMPLES / "story.txt").read_bytes()[:1024])
     # The window is long, since its first characters cannot be foreseen.
     sizes = {"n_layer": 2, "n_head": 4, "n_embd": 128, "block_size": 128, "batch_size": 4}
-    for record in run("heart", text, val=str(text), steps=600, eval_every=600, lr=5e-3, **sizes):
+    for record in run("heart", text, val=str(text), steps=1000, eval_every=1000, lr=3e-3, **sizes):
         last = record
     assert last.val_loss < 0.1
 
