@@ -59,10 +59,14 @@ class Guarded:
             assert np.array_equal(was[-edge:], now[-edge:]), "written past the end"
 
 
+def pytest_addoption(parser):
+    parser.addoption("--no-warmup", action="store_true", help="compile just the kernels that are met, in this process")
+
+
 @pytest.fixture(scope="session", autouse=True)
-def _compiled_elsewhere():
+def _compiled_elsewhere(pytestconfig):
     """Kernels compiled as commands have them compiled: what this process compiled itself might round differently."""
-    if not JIT_OFF:
+    if not JIT_OFF and not pytestconfig.getoption("--no-warmup"):
         subprocess.run([sys.executable, "-m", "cllm_cli", "warmup", "--quiet"], check=True, stdout=subprocess.DEVNULL)
 
 

@@ -111,7 +111,7 @@ def _run_stage(tree: Path, cache: Path, stage: Stage, first_alone: bool) -> str:
     files = [name for name in stage.files if (tree / name).exists()]
     if not files:
         return ""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=no", *files]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=no", "--no-warmup", *files]
     command += ["-x"] * first_alone + (["-k", stage.chosen] if stage.chosen else [])
     environment = os.environ | {"PYTHONPATH": str(tree), "CLLM_CACHE_DIR": str(cache), "TMPDIR": str(cache.parent)}
     environment["COLUMNS"] = "400"  # a test's name and its error on one line
