@@ -1,24 +1,19 @@
-"""The cllm side of speed.py: python cllm_worker.py SHAPE THREADS"""
+"""The cllm side of speed.py: python cllm_worker.py SHAPE THREADS [--task NAME] [--recompute NAME]"""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from typing import Any
 
-from shapes import SHAPES, Shape
-from worker import serve
+from shapes import Shape, named_shape
+from worker import TASKS, Step, serve
 
 
-def make_step(shape: Shape, threads: int) -> Callable[[int], None]:
-    """A function that runs n training steps, each on another batch of random tokens.
-
-    A step is what torch_gpt.Trainer.step does: forward, loss, backward, clip, AdamW, gradients zeroed for the next one.
-    """
+def settings_of(shape: Shape, recompute: str | None) -> Any:
+    """The package's settings for a shape, without dropout."""
     from cllm_cli.config import make_settings
-    from cllm_cli.optim.schedule import Schedule
-    from cllm_cli.training.session import rehearsal, use_threads
 
-    use_threads(threads)
     sizes = {
         "n_layer": shape.n_layer,
         "n_head": shape.n_head,
@@ -27,8 +22,17 @@ def make_step(shape: Shape, threads: int) -> Callable[[int], None]:
         "block_size": shape.block_size,
         "batch_size": shape.batch_size,
         "dropout": 0.0,
+        "recompute": recompute,
     }
-    stepper = rehearsal(make_settings(sizes), shape.vocab_size).stepper
+    return make_settings(sizes)
+
+
+def training(shape: Shape, recompute: str | None) -> Step:
+    """What torch_gpt.Trainer.step does: forward, loss, backward, clip, AdamW, gradients zeroed for the next step."""
+    from cllm_cli.optim.schedule import Schedule
+    from cllm_cli.training.session import rehearsal
+
+    stepper = rehearsal(settings_of(shape, recompute), shape.vocab_size).stepper
     schedule = Schedule("cosine", 1e-3, 1e-4, 100, 1_000_000)
     done = 0
 
@@ -41,9 +45,72 @@ def make_step(shape: Shape, threads: int) -> Callable[[int], None]:
     return run
 
 
-if __name__ == "__main__":
+def evaluating(shape: Shape, recompute: str | None) -> Step:
+    """The loss of batches of random tokens."""
+    import numpy as np
+
+    from cllm_cli.model.program import EVALUATE
+    from cllm_cli.training.session import rehearsal
+
+    model = rehearsal(settings_of(shape, recompute), shape.vocab_size).model
+    replay = model.replay(EVALUATE, shape.batch_size, shape.block_size)
+    draw = np.random.default_rng(1)
+
+    def run(steps: int) -> None:
+        for _ in range(steps):
+            for name in ("tokens", "targets"):
+                replay.given[name][:] = draw.integers(0, shape.vocab_size, shape.tokens)
+            replay.forward(position=0)
+
+    return run
+
+
+def generating(shape: Shape, recompute: str | None) -> Step:
+    """Tokens of one sequence, each the most likely one; a new sequence where the window is full."""
+    import numpy as np
+
+    from cllm_cli.model.decode import Decoder
+    from cllm_cli.training.session import rehearsal
+
+    decoder = Decoder(rehearsal(settings_of(shape, recompute), shape.vocab_size).model)
+    logits = decoder.read([0])
+    length = 1
+
+    def run(steps: int) -> None:
+        nonlocal logits, length
+        for _ in range(steps):
+            token = int(np.argmax(logits))
+            logits = decoder.read([token]) if length == shape.block_size else decoder.advance(token)
+            length = length % shape.block_size + 1
+
+    return run
+
+
+MAKERS: dict[str, Callable[[Shape, str | None], Step]] = dict(
+    zip(TASKS, (training, evaluating, generating), strict=True)
+)
+
+
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("shape", choices=SHAPES)
+    parser.add_argument("shape", type=named_shape)
     parser.add_argument("threads", type=int)
+    parser.add_argument("--task", choices=TASKS, default=TASKS[0])
+    parser.add_argument("--recompute", choices=("none", "cheap", "block"))
     options = parser.parse_args()
-    serve(make_step(SHAPES[options.shape], options.threads), packages=("cllm", "numba", "llvmlite", "numpy"))
+
+    from cllm_cli.profiling.roof import measure_roof
+    from cllm_cli.training.session import use_threads
+
+    use_threads(options.threads)
+    step = MAKERS[options.task](options.shape, options.recompute)
+
+    def roofs() -> dict[str, float]:
+        roof = measure_roof()
+        return {"roof_gflops": roof.gflops, "copy_gbytes_per_s": roof.gbytes}
+
+    serve(step, ("cllm", "numba", "llvmlite", "numpy"), roofs)
+
+
+if __name__ == "__main__":
+    main()

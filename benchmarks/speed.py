@@ -1,9 +1,10 @@
-"""Training steps of cllm and of PyTorch side by side: tokens a second and peak memory at the same shape and batch.
+"""cllm and PyTorch side by side: tokens a second and peak memory at the same shape and batch.
 
 Each side is a process that has warmed up and waits; they take turns, so only one computes at a time and a machine that
 slows down slows both. What counts is the median over the turns, and the ratio within one run.
 
-    python benchmarks/speed.py [--shapes S M L] [--sides cllm torch] [--compile] [--turns 7] [--threads N]
+    python benchmarks/speed.py [--task train] [--shapes S M L | --sweep width] [--sides "cllm" "torch eager"]
+        [--turns 7] [--threads N]
 
 Standard output: JSON lines. Standard error: progress, and a table at the end.
 """
@@ -22,16 +23,31 @@ from pathlib import Path
 from typing import TextIO
 
 from machine import cores, describe
-from shapes import SHAPES, Shape
+from shapes import SHAPES, SWEEPS, named_shape
 from streams import Result, emit, tell
+from worker import TASKS
 
+# Each side's worker, threads (None: as many as --threads) and flags.
+SIDES: dict[str, tuple[str, int | None, list[str]]] = {
+    "cllm": ("cllm", None, []),
+    "cllm none": ("cllm", None, ["--recompute", "none"]),
+    "cllm block": ("cllm", None, ["--recompute", "block"]),
+    "cllm one thread": ("cllm", 1, []),
+    "torch eager": ("torch", None, []),
+    "torch compiled": ("torch", None, ["--compile"]),
+}
 PAUSE = 0.3  # seconds between turns: threads that the last side left spinning come to rest
 
 
 class Side:
     """A worker process. It has warmed up when the constructor returns."""
 
-    def __init__(self, name: str, command: list[str], threads: int) -> None:
+    def __init__(self, name: str, shape: str, options: argparse.Namespace) -> None:
+        worker, threads, flags = SIDES[name]
+        threads = threads or options.threads
+        script = Path(__file__).parent / f"{worker}_worker.py"
+        python = {"cllm": options.cllm_python, "torch": options.torch_python}[worker]
+        command = [python, str(script), shape, str(threads), "--task", options.task, *flags]
         self.name = name
         limits = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), str(threads))
         self.process = subprocess.Popen(
@@ -43,10 +59,7 @@ class Side:
 
     def go(self, steps: int) -> float:
         """Run some steps; seconds a step."""
-        stdin: TextIO = self.process.stdin  # type: ignore[assignment]  # a pipe, so never None
-        stdin.write(f"go {steps}\n")
-        stdin.flush()
-        answer = self._answer()
+        answer = self._ask(f"go {steps}")
         self.peak_rss = answer["peak_rss"]
         return float(answer["seconds"]) / steps
 
@@ -54,6 +67,10 @@ class Side:
         """A measured turn."""
         time.sleep(PAUSE)
         self.seconds.append(self.go(steps))
+
+    def roofs(self) -> Result:
+        """The machine's roofs, from a worker that can measure them."""
+        return self._ask("roof")
 
     def close(self) -> None:
         """End the process: with its input it ends by itself, unless it hangs."""
@@ -65,6 +82,12 @@ class Side:
             self.process.kill()
             self.process.wait()
 
+    def _ask(self, line: str) -> Result:
+        stdin: TextIO = self.process.stdin  # type: ignore[assignment]  # a pipe, so never None
+        stdin.write(line + "\n")
+        stdin.flush()
+        return self._answer()
+
     def _answer(self) -> Result:
         stdout: TextIO = self.process.stdout  # type: ignore[assignment]
         line = stdout.readline()
@@ -74,51 +97,47 @@ class Side:
         return answer
 
 
-def commands(options: argparse.Namespace, shape: str) -> dict[str, list[str]]:
-    """The worker's command line for every side of this run."""
-    here = Path(__file__).parent
-    arguments = [shape, str(options.threads)]
-    torch = [options.torch_python, str(here / "torch_worker.py"), *arguments]
-    chosen = {}
-    if "cllm" in options.sides:
-        chosen["cllm"] = [options.cllm_python, str(here / "cllm_worker.py"), *arguments]
-    if "torch" in options.sides:
-        chosen["torch eager"] = torch
-        if options.compile:
-            chosen["torch compiled"] = [*torch, "--compile"]
-    return chosen
-
-
-def measure(name: str, shape: Shape, options: argparse.Namespace) -> list[Result]:
-    """All turns of all sides at one shape."""
+def measure(name: str, options: argparse.Namespace) -> list[Result]:
+    """All turns of all sides at one shape; the roofs are measured between them."""
     sides: list[Side] = []
+    roofs: list[Result] = []
     try:
-        for title, command in commands(options, name).items():
+        for title in options.sides:
             tell(f"{name}: {title} warms up")
-            sides.append(Side(title, command, options.threads))
+            sides.append(Side(title, name, options))
         # As many steps a turn for every side, so that the slowest one's turn lasts about --turn-seconds.
         steps = max(1, math.ceil(options.turn_seconds / max(side.go(1) for side in sides)))
         for turn in range(options.turns):
             # The order is reversed every other turn: what a side leaves behind in caches and clocks meets each alike.
             for side in sides if turn % 2 == 0 else reversed(sides):
                 side.turn(steps)
+            if sides[0].name == "cllm":
+                roofs.append(sides[0].roofs())
             tell(f"{name}: turn {turn + 1}: " + ", ".join(f"{s.name} {s.seconds[-1] * 1e3:.1f} ms" for s in sides))
-        return [result(name, shape, side, steps) for side in sides]
+        roof = {key: statistics.median(found[key] for found in roofs) for key in (roofs[0] if roofs else ())}
+        return [result(name, side, steps, options.task, roof) for side in sides]
     finally:
         for side in sides:
             side.close()
 
 
-def result(name: str, shape: Shape, side: Side, steps: int) -> Result:
+def result(name: str, side: Side, steps: int, task: str, roof: Result) -> Result:
     """What is reported of one side at one shape."""
+    shape = named_shape(name)
     seconds = statistics.median(side.seconds)
+    tokens = 1 if task == "generate" else shape.tokens
+    figures: Result = {"tokens_per_s": tokens / seconds, "ms": seconds * 1e3}
+    if task == "generate":
+        figures["gbytes_per_s"] = 4 * shape.weights / seconds / 1e9
+    else:
+        figures["gflops"] = shape.flops / (3 if task == "eval" else 1) / seconds / 1e9
     return {
         "event": "speed",
+        "task": task,
         "shape": name,
         "side": side.name,
-        "tokens_per_s": shape.tokens / seconds,
-        "ms": seconds * 1e3,
-        "gflops": shape.flops / seconds / 1e9,
+        **figures,
+        **roof,
         "peak_rss": side.peak_rss,
         "steps_per_turn": steps,
         "turns_ms": [value * 1e3 for value in side.seconds],
@@ -128,27 +147,45 @@ def result(name: str, shape: Shape, side: Side, steps: int) -> Result:
 
 def table(results: list[Result]) -> str:
     """One row a side and shape; both ratios are against the better PyTorch side of the same shape."""
-    rows = [
-        f"{'shape':<7}{'side':<16}{'ms/step':>10}{'tokens/s':>10}{'GFLOP/s':>9}{'speed':>8}{'peak MB':>9}{'memory':>8}"
-    ]
+    width = max(len(row["shape"]) for row in results)
+    head = f"{'ms':>10}{'tokens/s':>10}{'of roof':>9}{'speed':>8}{'peak MB':>9}{'memory':>8}"
+    rows = [f"{'shape':<{width}} {'side':<16}{head}"]
     for row in results:
         rivals = [r for r in results if r["shape"] == row["shape"] and r["side"].startswith("torch")]
-        speed, memory = "–", "–"
+        speed, memory, roof = "–", "–", roof_share(row)
         if rivals:
             speed = f"{row['tokens_per_s'] / max(r['tokens_per_s'] for r in rivals):.2f}×"
             memory = f"{row['peak_rss'] / min(r['peak_rss'] for r in rivals):.0%}"
         rows.append(
-            f"{row['shape']:<7}{row['side']:<16}{row['ms']:>10.1f}{row['tokens_per_s']:>10.0f}{row['gflops']:>9.0f}"
-            f"{speed:>8}{row['peak_rss'] / 1e6:>9.0f}{memory:>8}"
+            f"{row['shape']:<{width}} {row['side']:<16}{row['ms']:>10.2f}{row['tokens_per_s']:>10.0f}"
+            f"{'–' if roof is None else f'{roof:.0%}':>9}{speed:>8}{row['peak_rss'] / 1e6:>9.0f}{memory:>8}"
         )
     return "\n".join(rows)
 
 
+def roof_share(row: Result) -> float | None:
+    """Of the machine's operations, or of a copy's bytes where a step is bound by reading the weights."""
+    if "roof_gflops" not in row:
+        return None
+    if "gflops" in row:
+        return float(row["gflops"] / row["roof_gflops"])
+    return float(row["gbytes_per_s"] / row["copy_gbytes_per_s"])
+
+
+def shape_name(text: str) -> str:
+    """The name, if there is such a shape."""
+    named_shape(text)
+    return text
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
-    parser.add_argument("--sides", nargs="+", choices=("cllm", "torch"), default=["cllm", "torch"])
-    parser.add_argument("--compile", action="store_true", help="measure PyTorch compiled as well")
+    parser.add_argument("--task", choices=TASKS, default=TASKS[0])
+    parser.add_argument(
+        "--shapes", nargs="+", type=shape_name, metavar="SHAPE", default=list(SHAPES), help="S, M, L or M:NAME=N,…"
+    )
+    parser.add_argument("--sweep", choices=SWEEPS, help="shapes that differ in one size")
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=["cllm", "torch eager"])
     parser.add_argument("--turns", type=int, default=7, help="turns of each side, at least 5 for a figure to quote")
     parser.add_argument("--turn-seconds", type=float, default=2.0, help="length of the slowest side's turn")
     parser.add_argument("--threads", type=int, default=cores())
@@ -160,8 +197,8 @@ def main() -> None:
 
     emit({"event": "machine", **describe(), "threads": options.threads})
     results: list[Result] = []
-    for name in options.shapes:
-        measured = measure(name, SHAPES[name], options)
+    for name in SWEEPS[options.sweep] if options.sweep else options.shapes:
+        measured = measure(name, options)
         for row in measured:
             emit(row)
         results += measured

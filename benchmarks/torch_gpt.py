@@ -45,6 +45,14 @@ class Recipe:
         return self.min_lr + 0.5 * (self.lr - self.min_lr) * (1.0 + math.cos(math.pi * progress))
 
 
+class Cache:
+    """Keys and values of one sequence, for every block: (2, head, T, head size)."""
+
+    def __init__(self, shape: Shape) -> None:
+        size = (2, shape.n_head, shape.block_size, shape.n_embd // shape.n_head)
+        self.blocks = [torch.zeros(size) for _ in range(shape.n_layer)]
+
+
 class Attention(nn.Module):
     """Causal multi-head self-attention."""
 
@@ -60,6 +68,16 @@ class Attention(nn.Module):
         query, key, value = heads.permute(2, 0, 3, 1, 4)  # each: batch, head, time, head size
         mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
         merged: Tensor = self.out(mixed.transpose(1, 2).reshape(batch, time, width))
+        return merged
+
+    def one(self, x: Tensor, position: int, cache: Tensor) -> Tensor:
+        """The row (1, C) of one position; its key and value go into the cache (2, head, T, head size)."""
+        query, key, value = self.qkv(x).view(3, self.n_head, 1, -1)
+        cache[0, :, position : position + 1] = key
+        cache[1, :, position : position + 1] = value
+        keys, values = cache[:, :, : position + 1]
+        mixed = functional.scaled_dot_product_attention(query[None], keys[None], values[None])
+        merged: Tensor = self.out(mixed.reshape(1, -1))
         return merged
 
 
@@ -91,6 +109,12 @@ class Block(nn.Module):
         summed: Tensor = x + self.feed_forward(self.norm2(x))
         return summed
 
+    def one(self, x: Tensor, position: int, cache: Tensor) -> Tensor:
+        """The same for the row (1, C) of one position."""
+        x = x + self.attention.one(self.norm1(x), position, cache)
+        summed: Tensor = x + self.feed_forward(self.norm2(x))
+        return summed
+
 
 class TorchGPT(nn.Module):
     """The whole model. Weights are drawn from N(0, 0.02²), the two projections of a block into the residual stream with
@@ -119,6 +143,13 @@ class TorchGPT(nn.Module):
             x = block(x)
         logits = functional.linear(self.norm(x), self.tokens.weight)
         return functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction=reduction)
+
+    def next_logits(self, token: Tensor, position: int, cache: Cache) -> Tensor:
+        """The logits (1, V) of what follows a token (1), whose forerunners are in the cache."""
+        x = self.tokens(token) + self.positions.weight[position]
+        for block, kept in zip(self.blocks, cache.blocks, strict=True):
+            x = block.one(x, position, kept)
+        return functional.linear(self.norm(x), self.tokens.weight)
 
 
 class Trainer:
