@@ -94,7 +94,7 @@ def _transposer(height: Height) -> Any:
     def plain(into: Any, of: Any, stride: int, count: int) -> None:
         lines, deep = height(into.dtype.itemsize), lanes(into.dtype.itemsize)
         for i in range(lines):
-            into[i : i + lines * deep : lines] = of[i * stride : i * stride + deep] if i < count else 0
+            into[i : lines * deep : lines] = of[i * stride : i * stride + deep] if i < count else 0
 
     @twin(plain)
     @intrinsic

@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from cllm_cli.errors import ConfigError, nearest
 from cllm_cli.model.program import Program
-from cllm_cli.model.runs import SAVED, SCRATCH, VALUE, Key, Run
+from cllm_cli.model.runs import SAVED, VALUE, Key, Run
 
 NONE, CHEAP, BLOCK = POLICIES = ("none", "cheap", "block")
 AGAIN = "again"  # the last part of the key of what is computed again
@@ -74,10 +74,7 @@ def with_replays(
         replayed.add(number)
         run = forward_again(number)
         inputs = {name: source(place.key) for name, place in run.places.items() if name in run.call.inputs}
-        keys = {
-            name: inputs.get(name, place.key if place.key[0] == SCRATCH else (*owner(place.key), AGAIN))
-            for name, place in run.places.items()
-        }
+        keys = {name: inputs.get(name, (*owner(place.key), AGAIN)) for name, place in run.places.items()}
         runs.append(_moved(run, keys))
 
     for run in backward:

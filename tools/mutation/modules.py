@@ -32,6 +32,7 @@ MODULES: dict[str, list[Stage]] = {
     "kernels/gemm.py": [
         Stage(("tests/kernels/test_gemm.py",)),
         Stage(("tests/kernels/test_gemm_every_size.py",)),
+        Stage((LAYER,), "attention-B and (finite or oracle)"),
     ],
     "kernels/math.py": [Stage(("tests/kernels/test_math.py",))],
     "kernels/packing.py": [Stage(("tests/kernels/test_packing.py",))],
