@@ -61,13 +61,13 @@ def make_plan(program: Program, real: np.dtype[Any], recompute: str = NONE) -> P
         _check_read_once(program)
         for number, call in reversed(calls):
             if call.layer.backward:
-                places = _places(number, call, call.layer.backward, 2 * len(calls) - number, real)
+                places = _places(number, call, call.layer.backward, len(calls) + number, real)
                 plan.backward.append(Run(call, call.layer.backward, "backward", places))
     share = _aliases(program)
 
     def forward_again(number: int) -> Run:
         call = program.calls[number]
-        places = _places(number, call, call.layer.forward, 2 * len(calls) + 1 + number, real)
+        places = _places(number, call, call.layer.forward, number, real)
         return Run(call, call.layer.forward, "recompute", places)
 
     dropped = dropped_calls(program, recompute)

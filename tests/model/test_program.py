@@ -241,10 +241,19 @@ def test_the_buffer_is_hardly_larger_than_what_is_alive_at_once(config, mode):
     assert max(plan.alive) <= plan.total
 
 
+def linears(mode):
+    """A program with one layer after its like, in two blocks."""
+    net, x = recorded(mode)
+    for number in range(4):
+        x = net("linear", net.keep(x) if number % 2 == 0 else x, name=f"l{number}", F=4)
+    return finish(net, x)
+
+
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("mode", [TRAIN, EVALUATE, GENERATE])
-def test_scratch_is_of_one_run_alone(mode, policy):
-    plan = make_plan(Model(CONFIG).record(mode, 2, 9), REAL, policy)
+@pytest.mark.parametrize("program", [linears, lambda mode: Model(CONFIG).record(mode, 2, 9)], ids=["linears", "gpt2"])
+def test_scratch_is_of_one_run_alone(program, mode, policy):
+    plan = make_plan(program(mode), REAL, policy)
     keys = [place.key for run in [*plan.forward, *plan.backward] for place in run.places.values()]
     scratch = [key for key in keys if key[0] == SCRATCH]
     assert scratch
