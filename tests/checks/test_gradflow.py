@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cllm_cli.checks.gradflow import Flow, is_pointwise, layer_findings, names_of, parameter_findings
+from cllm_cli.checks.findings import layer_findings, parameter_findings
+from cllm_cli.checks.gradflow import Flow, is_pointwise, names_of
 from cllm_cli.checks.trained import fresh_flow, package_text, schedule_of, sizes_for
 from cllm_cli.config import make_settings
 from cllm_cli.layers import LAYERS
