@@ -73,11 +73,11 @@ def product_kernels() -> tuple[Any, Any, Any]:
         gemm_nn(c, a, b, pack, False)
 
     @numba.njit(**FLAGS)
-    def nt(c, a, b, pack):  # type: ignore[no-untyped-def]
+    def nt(c, a, b, pack):  # type: ignore[no-untyped-def]  # the same
         gemm_nt(c, a, b, pack, False)
 
     @numba.njit(**FLAGS)
-    def tn(c, a, b, pack):  # type: ignore[no-untyped-def]
+    def tn(c, a, b, pack):  # type: ignore[no-untyped-def]  # the same
         gemm_tn(c, a, b, pack, True)
 
     return nn, nt, tn

@@ -89,7 +89,7 @@ class Side:
         return self._answer()
 
     def _answer(self) -> Result:
-        stdout: TextIO = self.process.stdout  # type: ignore[assignment]
+        stdout: TextIO = self.process.stdout  # type: ignore[assignment]  # a pipe as well
         line = stdout.readline()
         if not line:
             raise SystemExit(f"the worker '{self.name}' ended with exit code {self.process.wait()}; see above")

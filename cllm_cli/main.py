@@ -145,9 +145,11 @@ def run() -> None:
             pass
         os.close(number)
     if sys.stderr is None:
+        # Path.open closes nothing either; it stays open till the end.
         sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115
     # The platform's encoding must not decide whether a sample can be written.
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, OSError):
+            # TextIO has no reconfigure, the streams of a program do.
             stream.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]
     sys.exit(main(sys.argv[1:]))

@@ -27,9 +27,10 @@ def law(quick: int, full: int, **strategies: Any) -> Callable[[Callable[..., Non
             settings(max_examples=examples)(given(**strategies)(drawn))()
 
         examples = inspect.Parameter("examples", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        # Pytest reads it; functions declare none.
         run.__signature__ = inspect.Signature([examples, *others])  # type: ignore[attr-defined]
         run.__name__, run.__doc__, run.__module__ = test.__name__, test.__doc__, test.__module__
-        run.pytestmark = list(getattr(test, "pytestmark", []))  # type: ignore[attr-defined]
+        run.pytestmark = list(getattr(test, "pytestmark", []))  # type: ignore[attr-defined]  # the same
         return pytest.mark.parametrize("examples", [quick, pytest.param(full, marks=pytest.mark.slow)])(run)
 
     return decorate

@@ -89,6 +89,7 @@ def with_settings(command: Callable[..., None]) -> Any:
         command(**values, settings={name: value for name, value in settings.items() if value is not None})
 
     parameters = [parameter for parameter in own if parameter.name != "settings"] + flags
+    # Typer reads it; functions declare none.
     wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return wrapper
@@ -108,5 +109,5 @@ def _flag(item: Any) -> inspect.Parameter:
         show_default=False,
         rich_help_panel=setting.group,
     )
-    annotation = Annotated[kind | None, option]  # type: ignore[valid-type]
+    annotation = Annotated[kind | None, option]  # type: ignore[valid-type]  # a type made at run time
     return inspect.Parameter(item.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)

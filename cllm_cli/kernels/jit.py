@@ -98,7 +98,7 @@ def source_key(path: Path) -> str:
     return digest.hexdigest()[:24]
 
 
-class KernelCacheLocator(_CacheLocator):  # type: ignore[misc]
+class KernelCacheLocator(_CacheLocator):  # type: ignore[misc]  # Numba has no types
     """Puts the compiled kernels of this package under `cache_root()`, a folder for each source key."""
 
     def __init__(self, path: Path, function: Any, root: Path) -> None:

@@ -260,6 +260,7 @@ def _chunk(stream: BinaryIO) -> bytes:
     """The next CHUNK bytes, or what is left. A signal is heeded between the pieces that a pipe gives."""
     pieces: list[bytes] = []
     missing = CHUNK
+    # BinaryIO does not tell of read1; sources are buffered.
     while missing and (piece := stream.read1(missing)):  # type: ignore[attr-defined]
         pieces.append(piece)
         missing -= len(piece)

@@ -68,7 +68,7 @@ def check(which):
                 m, n, k = sizes[wrong].tolist()
                 raise SystemExit(f"{form} of {np.dtype(dtype)} is wrong at m={m} n={n} k={k}")
             count += calls
-    print(count)  # noqa: T201
+    print(count)  # noqa: T201 - a program of its own
 
 
 def stray(past):

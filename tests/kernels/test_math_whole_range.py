@@ -77,4 +77,4 @@ def test_the_modules_state_these_bounds():
 
 if __name__ == "__main__":  # every float32 there is
     for function in FUNCTIONS:
-        print(function, *worst(function, 1))  # noqa: T201
+        print(function, *worst(function, 1))  # noqa: T201 - a program of its own

@@ -46,6 +46,7 @@ def inputs() -> str:
 def read() -> tuple[Tensors, dict[str, str]]:
     """The file's tensors and metadata."""
     with safe_open(FILE, "numpy") as file:
+        # No mapping: it has keys() alone.
         return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
 
 

@@ -12,7 +12,7 @@ import tolerances
 torch = pytest.importorskip("torch", reason="needs PyTorch: pip install -e '.[parity]'")
 pytest.importorskip("transformers", reason="needs transformers: pip install -e '.[parity]'")
 
-from parity import cases, compare, golden, ours, torch_gpt2  # noqa: E402
+from parity import cases, compare, golden, ours, torch_gpt2  # noqa: E402 - after importorskip
 
 precisions = pytest.mark.parametrize("dtype", [np.float64, np.float32], ids=["f64", "f32"])
 every = pytest.mark.parametrize(

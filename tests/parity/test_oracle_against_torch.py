@@ -13,9 +13,9 @@ from reference.optimizers import adamw, clip, sgd
 torch = pytest.importorskip("torch", reason="needs PyTorch: pip install -e '.[parity]'")
 pytest.importorskip("transformers", reason="needs transformers: pip install -e '.[parity]'")
 
-from torch.nn import functional  # noqa: E402
+from torch.nn import functional  # noqa: E402 - after importorskip
 
-from parity import cases, compare, torch_gpt2  # noqa: E402
+from parity import cases, compare, torch_gpt2  # noqa: E402 - after importorskip
 
 Comparison = tuple[str, np.ndarray, torch.Tensor]
 

@@ -9,10 +9,10 @@ import tolerances
 torch = pytest.importorskip("torch", reason="needs PyTorch: pip install -e '.[parity]'")
 transformers = pytest.importorskip("transformers", reason="needs transformers: pip install -e '.[parity]'")
 
-from cllm_cli.model.decode import Decoder, Sampling, generate  # noqa: E402
-from cllm_cli.training import train  # noqa: E402
-from cllm_cli.training.run_folder import RunFolder  # noqa: E402
-from parity import ours  # noqa: E402
+from cllm_cli.model.decode import Decoder, Sampling, generate  # noqa: E402 - after importorskip
+from cllm_cli.training import train  # noqa: E402 - after importorskip
+from cllm_cli.training.run_folder import RunFolder  # noqa: E402 - after importorskip
+from parity import ours  # noqa: E402 - after importorskip
 
 SIZES = {"n_layer": 2, "n_head": 3, "n_embd": 48, "n_hidden": 100, "block_size": 17, "batch_size": 4}
 TEXT = "".join(f"line {n} of {n * n % 97}, and {n * 7 % 13}\n" for n in range(90))

@@ -35,7 +35,7 @@ class Stream(io.StringIO):
         self._encoding = encoding
 
     @property
-    def encoding(self) -> str:  # type: ignore[override]
+    def encoding(self) -> str:  # type: ignore[override]  # read-only here
         return self._encoding
 
     def isatty(self) -> bool:

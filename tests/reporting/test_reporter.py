@@ -83,7 +83,7 @@ def test_an_exception_closes_the_screen_and_comes_through(records, terminal, pip
 class Failing(Consumer):
     def __init__(self, error: OSError, vital: bool = False) -> None:
         self.error = error
-        self.vital = vital  # type: ignore[misc]
+        self.vital = vital  # type: ignore[misc]  # a consumer declares it as constant of its class
         self.calls = 0
 
     def show(self, record) -> None:
@@ -101,7 +101,7 @@ def test_a_terminal_that_went_away_does_not_end_the_run():
 
 @pytest.mark.parametrize("consumer", [Failing(BrokenPipeError()), Failing(OSError(28, "No space left"), vital=True)])
 def test_a_closed_pipe_and_lost_results_do(consumer):
-    with pytest.raises(OSError), Reporter([consumer]) as reporter:  # noqa: PT011
+    with pytest.raises(OSError), Reporter([consumer]) as reporter:  # noqa: PT011 - any OSError
         reporter.show(Notice("text"))
 
 

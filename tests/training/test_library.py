@@ -76,7 +76,7 @@ def test_two_runs_can_be_under_way_at_once(run):
 def test_a_stop_is_heeded_between_steps_and_saved(run, tmp_path):
     seen = []
     records = run(stop=lambda: signal.SIGTERM if len(seen) == 2 else 0)
-    with pytest.raises(Interrupted) as raised:  # noqa: PT012
+    with pytest.raises(Interrupted) as raised:  # noqa: PT012 - it is raised within the loop
         for record in records:
             if record.event == "step":
                 seen.append(record.step)

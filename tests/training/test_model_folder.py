@@ -44,8 +44,9 @@ def test_tensors_have_the_names_and_shapes_of_transformers(folder):
         wanted |= {f"transformer.h.{layer}.{name}": shape for name, shape in BLOCK.items()}
     wanted |= {"transformer.ln_f.weight": (C,), "transformer.ln_f.bias": (C,)}
     with safe_open(folder.model, "numpy") as tensors:
+        # No mapping: it has keys() alone.
         assert {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()} == wanted  # noqa: SIM118
-        assert {tensors.get_slice(name).get_dtype() for name in tensors.keys()} == {"F32"}  # noqa: SIM118
+        assert {tensors.get_slice(name).get_dtype() for name in tensors.keys()} == {"F32"}  # noqa: SIM118 - the same
         assert tensors.metadata()["format"] == "pt"
 
 
@@ -70,6 +71,7 @@ def test_the_configuration_says_what_the_model_is(folder):
 def test_the_files_tensors_give_the_models_logits(folder):
     """The oracle reads them as GPT-2's own layouts: q, k, v side by side, heads side by side within each."""
     with safe_open(folder.model, "numpy") as tensors:
+        # The same.
         params = {name: tensors.get_tensor(name).astype(np.float64) for name in tensors.keys()}  # noqa: SIM118
     tokens = np.frombuffer(b"line 12 ", np.uint8).astype(np.int64)
     wanted = oracle.logits(params, tokens[None], n_head=2)[0, -1]
