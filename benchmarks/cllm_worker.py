@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from shapes import Shape, named_shape
-from worker import TASKS, Step, serve
+from worker import ROOF, TASKS, Step, serve
 
 
 def settings_of(shape: Shape, recompute: str | None) -> Any:
@@ -54,12 +54,11 @@ def evaluating(shape: Shape, recompute: str | None) -> Step:
 
     model = rehearsal(settings_of(shape, recompute), shape.vocab_size).model
     replay = model.replay(EVALUATE, shape.batch_size, shape.block_size)
-    draw = np.random.default_rng(1)
+    batches = np.random.default_rng(1).integers(0, shape.vocab_size, (8, 2, shape.tokens))
 
     def run(steps: int) -> None:
-        for _ in range(steps):
-            for name in ("tokens", "targets"):
-                replay.given[name][:] = draw.integers(0, shape.vocab_size, shape.tokens)
+        for number in range(steps):
+            replay.given["tokens"][:], replay.given["targets"][:] = batches[number % len(batches)]
             replay.forward(position=0)
 
     return run
@@ -86,8 +85,19 @@ def generating(shape: Shape, recompute: str | None) -> Step:
     return run
 
 
+def measuring(shape: Shape, recompute: str | None) -> Step:
+    """The machine's roofs. In a process of its own, since the arrays that are copied take memory."""
+    from cllm_cli.profiling.roof import measure_roof
+
+    def run(steps: int) -> dict[str, float]:
+        roof = measure_roof()
+        return {"roof_gflops": roof.gflops, "copy_gbytes_per_s": roof.gbytes}
+
+    return run
+
+
 MAKERS: dict[str, Callable[[Shape, str | None], Step]] = dict(
-    zip(TASKS, (training, evaluating, generating), strict=True)
+    zip((*TASKS, ROOF), (training, evaluating, generating, measuring), strict=True)
 )
 
 
@@ -95,21 +105,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("shape", type=named_shape)
     parser.add_argument("threads", type=int)
-    parser.add_argument("--task", choices=TASKS, default=TASKS[0])
+    parser.add_argument("--task", choices=MAKERS, default=TASKS[0])
     parser.add_argument("--recompute", choices=("none", "cheap", "block"))
     options = parser.parse_args()
 
-    from cllm_cli.profiling.roof import measure_roof
     from cllm_cli.training.session import use_threads
 
     use_threads(options.threads)
-    step = MAKERS[options.task](options.shape, options.recompute)
-
-    def roofs() -> dict[str, float]:
-        roof = measure_roof()
-        return {"roof_gflops": roof.gflops, "copy_gbytes_per_s": roof.gbytes}
-
-    serve(step, ("cllm", "numba", "llvmlite", "numpy"), roofs)
+    serve(MAKERS[options.task](options.shape, options.recompute), packages=("cllm", "numba", "llvmlite", "numpy"))
 
 
 if __name__ == "__main__":

@@ -131,12 +131,11 @@ def layers(name: str, turns: int, roof: Any) -> list[Result]:
     )
     for run, (kernel, fixed, names) in bound:
         layer, sizes = run.call.layer, dict(run.call.sizes)
-        arguments = [*fixed, *[values[key] for key in names]]
-        (seconds,) = seconds_of([functools.partial(kernel, *arguments)], turns)
-        key = (layer.name, run.direction, str(sizes))
-        if key in seen:
+        kind = (layer.name, run.direction, str(sizes))
+        if kind in seen:
             continue
-        seen.add(key)
+        seen.add(kind)
+        (seconds,) = seconds_of([functools.partial(kernel, *fixed, *[values[key] for key in names])], turns)
         gflops = PASSES[run.direction] * layer.flops(sizes) / seconds / 1e9
         gbytes = moved_bytes(run, 4) / seconds / 1e9
         shares = {"roof_share": gflops / roof.gflops, "copy_share": gbytes / roof.gbytes}

@@ -25,7 +25,7 @@ from typing import TextIO
 from machine import cores, describe
 from shapes import SHAPES, SWEEPS, named_shape
 from streams import Result, emit, tell
-from worker import TASKS
+from worker import ROOF, TASKS
 
 # Each side's worker, threads (None: as many as --threads) and flags.
 SIDES: dict[str, tuple[str, int | None, list[str]]] = {
@@ -36,14 +36,18 @@ SIDES: dict[str, tuple[str, int | None, list[str]]] = {
     "torch eager": ("torch", None, []),
     "torch compiled": ("torch", None, ["--compile"]),
 }
+WORKERS = {**SIDES, ROOF: ("cllm", None, ["--task", ROOF])}
 PAUSE = 0.3  # seconds between turns: threads that the last side left spinning come to rest
+
+
+ROOFS = ("roof_gflops", "copy_gbytes_per_s")
 
 
 class Side:
     """A worker process. It has warmed up when the constructor returns."""
 
     def __init__(self, name: str, shape: str, options: argparse.Namespace) -> None:
-        worker, threads, flags = SIDES[name]
+        worker, threads, flags = WORKERS[name]
         threads = threads or options.threads
         script = Path(__file__).parent / f"{worker}_worker.py"
         python = {"cllm": options.cllm_python, "torch": options.torch_python}[worker]
@@ -59,7 +63,7 @@ class Side:
 
     def go(self, steps: int) -> float:
         """Run some steps; seconds a step."""
-        answer = self._ask(f"go {steps}")
+        answer = self.ask(steps)
         self.peak_rss = answer["peak_rss"]
         return float(answer["seconds"]) / steps
 
@@ -67,10 +71,6 @@ class Side:
         """A measured turn."""
         time.sleep(PAUSE)
         self.seconds.append(self.go(steps))
-
-    def roofs(self) -> Result:
-        """The machine's roofs, from a worker that can measure them."""
-        return self._ask("roof")
 
     def close(self) -> None:
         """End the process: with its input it ends by itself, unless it hangs."""
@@ -82,9 +82,10 @@ class Side:
             self.process.kill()
             self.process.wait()
 
-    def _ask(self, line: str) -> Result:
+    def ask(self, steps: int) -> Result:
+        """Run some steps; all that the worker answers."""
         stdin: TextIO = self.process.stdin  # type: ignore[assignment]  # a pipe, so never None
-        stdin.write(line + "\n")
+        stdin.write(f"go {steps}\n")
         stdin.flush()
         return self._answer()
 
@@ -101,6 +102,7 @@ def measure(name: str, options: argparse.Namespace) -> list[Result]:
     """All turns of all sides at one shape; the roofs are measured between them."""
     sides: list[Side] = []
     roofs: list[Result] = []
+    roof = Side(ROOF, name, options) if any(title.startswith("cllm") for title in options.sides) else None
     try:
         for title in options.sides:
             tell(f"{name}: {title} warms up")
@@ -111,17 +113,17 @@ def measure(name: str, options: argparse.Namespace) -> list[Result]:
             # The order is reversed every other turn: what a side leaves behind in caches and clocks meets each alike.
             for side in sides if turn % 2 == 0 else reversed(sides):
                 side.turn(steps)
-            if sides[0].name == "cllm":
-                roofs.append(sides[0].roofs())
+            if roof:
+                roofs.append(roof.ask(1))
             tell(f"{name}: turn {turn + 1}: " + ", ".join(f"{s.name} {s.seconds[-1] * 1e3:.1f} ms" for s in sides))
-        roof = {key: statistics.median(found[key] for found in roofs) for key in (roofs[0] if roofs else ())}
-        return [result(name, side, steps, options.task, roof) for side in sides]
+        limits = {key: statistics.median(found[key] for found in roofs) for key in ROOFS if roofs}
+        return [result(name, side, steps, options.task, limits) for side in sides]
     finally:
-        for side in sides:
+        for side in [*sides, *([roof] if roof else [])]:
             side.close()
 
 
-def result(name: str, side: Side, steps: int, task: str, roof: Result) -> Result:
+def result(name: str, side: Side, steps: int, task: str, limits: Result) -> Result:
     """What is reported of one side at one shape."""
     shape = named_shape(name)
     seconds = statistics.median(side.seconds)
@@ -137,7 +139,7 @@ def result(name: str, side: Side, steps: int, task: str, roof: Result) -> Result
         "shape": name,
         "side": side.name,
         **figures,
-        **roof,
+        **limits,
         "peak_rss": side.peak_rss,
         "steps_per_turn": steps,
         "turns_ms": [value * 1e3 for value in side.seconds],

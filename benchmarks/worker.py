@@ -1,7 +1,7 @@
 """One side of a speed comparison, in a process of its own that computes only when it is told to.
 
 The protocol, line by line: the worker warms up and writes one JSON object, its hello; then for each "go N" on standard
-input it runs N steps and answers {"seconds": …, "peak_rss": …}, and for "roof" the machine's roofs, if it knows them.
+input it runs N steps and answers {"seconds": …, "peak_rss": …} and what the steps themselves found, if anything.
 It ends with its input.
 """
 
@@ -19,11 +19,12 @@ from machine import versions
 
 WARM_UP_STEPS = 3
 TASKS = ("train", "eval", "generate")
+ROOF = "roof"  # no task to compare: what the machine can do at best
 
-Step = Callable[[int], None]  # runs so many steps, and then returns
+Step = Callable[[int], dict[str, float] | None]  # runs so many steps, and then gives what they found
 
 
-def serve(step: Step, packages: tuple[str, ...], roofs: Callable[[], dict[str, float]] = dict) -> None:
+def serve(step: Step, packages: tuple[str, ...]) -> None:
     """Warm `step` up, say so, and run it as often as asked."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # whatever a library prints must not be taken for an answer
@@ -36,15 +37,12 @@ def serve(step: Step, packages: tuple[str, ...], roofs: Callable[[], dict[str, f
     step(WARM_UP_STEPS)
     answer(warm_up_seconds=time.perf_counter() - started, versions=versions(*packages))
     for line in sys.stdin:
-        word, *count = line.split()
-        if word == "roof":
-            answer(**roofs())
-            continue
-        if word != "go" or len(count) != 1:
-            raise SystemExit(f"expected 'go N' or 'roof', not {line!r}")
+        word, count = line.split()
+        if word != "go":
+            raise SystemExit(f"expected 'go N', not {line!r}")
         started = time.perf_counter()
-        step(int(count[0]))
-        answer(seconds=time.perf_counter() - started, peak_rss=peak_rss())
+        found = step(int(count)) or {}
+        answer(seconds=time.perf_counter() - started, peak_rss=peak_rss(), **found)
 
 
 def peak_rss() -> int:

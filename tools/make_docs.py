@@ -131,10 +131,18 @@ something is not finite it ends with that step, names the first such thing, and 
 
 ## profile
 
-`--preset NAME`, `--batch-size`, `--vocab-size`, `--steps`, `--json`. GFLOP/s are of matrix products alone.
+`--preset NAME`, `--batch-size N,…`, `--block-size N,…`, `--vocab-size`, `--recompute`, `--steps`, `--trace FILE`, `--json`. Times are
+medians over real steps. GFLOP/s are of matrix products alone, GB/s of every tensor that a kernel reads or writes; the machine's own
+figures come from our micro-kernel and from a copy, measured first.
 
-    {{"event":"layer","name":…,"direction":"forward|backward|update","calls":…,"ms":…,"gflops":…,"gbytes_per_s":…,"roof_share":…}} …
-    {{"event":"end","ms_per_step":…,"tokens_per_s":…,"gflops":…,"machine_gflops":…,"roof_share":…,"memory_bytes":{{…}}}}
+    {{"event":"layer","name":…,"direction":"forward|recompute|backward|update","calls":…,"ms":…,"gflops":…,"gbytes_per_s":…,
+     "roof_share":…,"copy_share":…}} …
+    {{"event":"end","ms_per_step":…,"python_ms":…,"tokens_per_s":…,"gflops":…,"machine_gflops":…,"machine_gbytes_per_s":…,
+     "roof_share":…,"alive_bytes":[…],"batch_size":…,"block_size":…,"memory_bytes":{{…}}}}
+
+`python_ms` is the part of a step that is in no kernel. `alive_bytes` are the activations in use at each kernel run of a step. With
+several sizes there is one row for each, with `"event":"size"` and the fields of `end`, and none for layers. `--trace` writes one step in
+the Trace Event Format, which Perfetto and Chrome open.
 """
 
 

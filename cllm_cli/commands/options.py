@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import fields
@@ -39,7 +40,7 @@ def whole_numbers(flag: str, text: str | None) -> list[int | None]:
     if text is None:
         return [None]
     parts = text.split(",")
-    if not all(part.strip().isascii() and part.strip().isdecimal() and len(part) < 10 and int(part) for part in parts):
+    if not all(re.fullmatch(r" *0*[1-9][0-9]{0,8} *", part) for part in parts):
         raise UsageError(f"{flag} takes whole numbers from 1 on, not {text!r}", f"for example {flag} 8, or {flag} 8,16")
     return [int(part) for part in parts]
 

@@ -56,7 +56,7 @@ def profile(
     """Show where the time of a training step goes, layer by layer."""
     if run and preset_name:
         raise ConfigError(f"a run has sizes of its own: {run} and --preset exclude each other", "leave one of them out")
-    sizes = preset(preset_name or "nano")
+    chosen = preset(preset_name or "nano")
     batches, blocks = whole_numbers("--batch-size", batch_size), whole_numbers("--block-size", block_size)
     if trace and len(batches) * len(blocks) > 1:
         raise ConfigError("--trace is of one size", "give one --batch-size and one --block-size")
@@ -72,12 +72,12 @@ def profile(
     from cllm_cli.training.session import rehearsal, use_threads
 
     use_threads(threads or available_cores())
-    settings = RunFolder(run).read_settings() if run else make_settings(sizes)
+    settings = RunFolder(run).read_settings() if run else make_settings(chosen)
     rows, ends, roof = [], [], None
     for batch, block in itertools.product(batches, blocks):
         given = {"batch_size": batch, "block_size": block, "recompute": recompute}
         ready = rehearsal(settings, vocab_size or settings.vocab_size or VOCABULARY, given)
-        prepare([*ready.stepper.calls(), *roof_calls()], quiet or json)
+        prepare([*ready.stepper.calls(), *([] if roof else roof_calls())], quiet or json)
         roof = roof or measure_roof()
         StepProfile(ready.stepper, 2)  # touches the memory
         profiled = StepProfile(ready.stepper, steps)

@@ -16,8 +16,8 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
+from cllm_cli.kernels.bits import ROUND, scale, split_exponent
 from cllm_cli.kernels.jit import FLAGS, JIT_OFF, precise
-from cllm_cli.kernels.simd import ROUND, scale, split_exponent
 
 f32, f64 = np.float32, np.float64
 LOG2E32, LOG2E64 = f32(1.4426950408889634), f64(1.4426950408889634)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from numba import prange
 
+from cllm_cli.kernels.bits import order, unorder
 from cllm_cli.kernels.jit import inner
-from cllm_cli.kernels.simd import order, unorder
 
 CHUNKS = 16  # K: partial sums of a reduction over rows; also the most threads that share one
 

@@ -45,6 +45,11 @@ class _Block:
     def use(self, size: int, first: int, last: int) -> None:
         self.size, self.first, self.last = max(self.size, size), min(self.first, first), max(self.last, last)
 
+    @property
+    def lines(self) -> int:
+        """Bytes, in whole cache lines."""
+        return -(-self.size // LINE) * LINE
+
 
 def make_plan(program: Program, real: np.dtype[Any], recompute: str = NONE) -> Plan:
     """Lays out a recorded program in precision `real`, with forward calls run again in backward as `recompute` says.
@@ -159,7 +164,7 @@ def _pack(blocks: dict[Key, _Block]) -> tuple[dict[Key, int], int]:
     placed: list[tuple[int, int, _Block]] = []  # by their starts
     starts: dict[Key, int] = {}
     for key, block in sorted(blocks.items(), key=lambda item: -item[1].size):
-        size, at = -(-block.size // LINE) * LINE, 0
+        size, at = block.lines, 0
         for start, stop, other in placed:
             if other.last < block.first or block.last < other.first:
                 continue
@@ -175,7 +180,6 @@ def _alive(blocks: dict[Key, _Block], times: int) -> list[int]:
     """The bytes of the blocks that are in use at each time."""
     changes = [0] * (times + 1)
     for block in blocks.values():
-        size = -(-block.size // LINE) * LINE
-        changes[block.first] += size
-        changes[min(block.last + 1, times)] -= size
+        changes[block.first] += block.lines
+        changes[min(block.last + 1, times)] -= block.lines
     return list(itertools.accumulate(changes[:times]))

@@ -150,18 +150,16 @@ def show_profile(rows: Iterable[Row], stream: TextIO) -> None:
             rate = f"{decimal(row['gflops'], 1)} of {decimal(row['machine_gflops'], 1)} GFLOP/s"
             printer.show(f"{decimal(row['ms_per_step'], 1)} ms a step, {count(row['tokens_per_s'])} tokens/s")
             printer.show(f"{rate}, {share(row['roof_share'])} of the roof")
-            if "python_ms" in row:
-                part = share(row["python_ms"] / row["ms_per_step"])
-                printer.show(f"{decimal(row['python_ms'], 3)} ms outside of kernels, {part}")
-            if row.get("alive_bytes"):
-                printer.show(_memory_picture(row["alive_bytes"], printer))
+            part = share(row["python_ms"] / row["ms_per_step"])
+            printer.show(f"{decimal(row['python_ms'], 3)} ms outside of kernels, {part}")
+            printer.show(_memory_picture(row["alive_bytes"], printer))
             for text in memory_lines(row.get("memory_bytes") or {}, printer.width):
                 printer.show(text)
 
 
 def _nearest_roof(row: Row) -> float | None:
     """The share of the machine's operations or of its bytes, whichever is more."""
-    shares = [row[name] for name in ("roof_share", "copy_share") if row.get(name) is not None]
+    shares = [row[name] for name in ("roof_share", "copy_share") if row[name] is not None]
     return max(shares, default=None)
 
 
@@ -170,13 +168,15 @@ PICTURE = 60  # cells
 
 def _memory_picture(alive: Sequence[int], printer: Printer) -> Text:
     """Activations in use from the step's first kernel to its last: a row of columns, the highest the peak."""
-    cells = min(PICTURE, len(alive))
+    title, most = "activations  ", f"  peak {size(max(alive))}"
+    room = PICTURE if printer.width is None else max(1, printer.width - len(title) - len(most))
+    cells = min(PICTURE, len(alive), room)
     parts = [alive[i * len(alive) // cells : (i + 1) * len(alive) // cells] for i in range(cells)]
     peak = max(alive) or 1
     heights = [max(part) / peak for part in parts]
     signs = printer.signs.heights
     drawn = "".join(signs[min(len(signs) - 1, int(height * len(signs)))] for height in heights)
-    return Text.assemble(("activations over the step  ", "dim"), (drawn, "cyan"), f"  peak {size(max(alive))}")
+    return Text.assemble((title, "dim"), (drawn, "cyan"), most)
 
 
 SIZES = (

@@ -15,6 +15,7 @@ import numpy as np
 from numba import prange
 
 from cllm_cli.kernels import gemm, math, packing, pointers, reduce, simd
+from cllm_cli.kernels.bits import order, scale, split_exponent, unorder
 from cllm_cli.kernels.jit import FLAGS, KernelCacheLocator, cache_root, source_key
 from cllm_cli.kernels.packing import (
     copy_columns,
@@ -28,7 +29,7 @@ from cllm_cli.kernels.packing import (
     vector_lanes,
 )
 from cllm_cli.kernels.pointers import advance, load, pointer, store
-from cllm_cli.kernels.simd import microkernel, order, panel_width, scale, split_exponent, thread_count, unorder
+from cllm_cli.kernels.simd import microkernel, panel_width, thread_count
 
 
 class Locator(KernelCacheLocator):

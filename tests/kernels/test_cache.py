@@ -37,7 +37,8 @@ def keys(package):
         ("layers/gelu.py", {"layers/gelu.py"}),
         ("kernels/gemm.py", {"layers/linear.py", "layers/attention.py"}),
         ("kernels/math.py", {"layers/gelu.py", "layers/attention.py"}),
-        ("kernels/simd.py", {"layers/linear.py", "layers/gelu.py", "layers/attention.py"}),  # gelu through math
+        ("kernels/simd.py", {"layers/linear.py", "layers/attention.py"}),
+        ("kernels/bits.py", {"layers/linear.py", "layers/gelu.py", "layers/attention.py"}),  # through math and reduce
         ("kernels/jit.py", set(MODULES)),
         ("layers/base.py", set(MODULES)),
         ("model/gpt2.py", set()),

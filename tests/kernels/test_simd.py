@@ -7,16 +7,17 @@ import pytest
 import tolerances
 from compiled import by_pointer, ordered, parts, plain, scaled, threads, tile
 
-from cllm_cli.kernels import packing, pointers, simd
+from cllm_cli.kernels import bits, packing, pointers, simd
+from cllm_cli.kernels.bits import ROUND
 from cllm_cli.kernels.jit import JIT_OFF
-from cllm_cli.kernels.simd import MR, ROUND, TILES, columns, tile_for
+from cllm_cli.kernels.simd import MR, TILES, columns, tile_for
 
 pytestmark = pytest.mark.skipif(JIT_OFF, reason="the twins are all there is")
 precisions = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 
 
 def test_every_intrinsic_has_a_twin():
-    everywhere = vars(pointers) | vars(simd) | vars(packing)
+    everywhere = vars(pointers) | vars(bits) | vars(simd) | vars(packing)
     intrinsics = [value for value in everywhere.values() if type(value).__name__ == "_Intrinsic"]
     assert len(intrinsics) == 19
     assert all(callable(value.plain) for value in intrinsics)

@@ -15,7 +15,7 @@ def check(layer: str, tensor: str, error: float) -> dict:
 
 def layer(name: str, direction: str, ms: float, share: float | None) -> dict:
     values = {"event": "layer", "name": name, "direction": direction, "calls": 4, "ms": ms, "gbytes_per_s": 12.3}
-    return values | {"gflops": None if share is None else 220 * share, "roof_share": share}
+    return values | {"gflops": None if share is None else 220 * share, "roof_share": share, "copy_share": None}
 
 
 CHECKS = [check("layernorm", "x", 2e-9), check("a_layer_of_a_very_long_name", "weight", 1.2e-4)]
@@ -26,7 +26,12 @@ PROFILE = [
     layer("gelu", "forward", 1.0, None),
 ]
 PROFILE_END = {"event": "end", "ms_per_step": 28.1, "tokens_per_s": 27_300, "gflops": 166.2, "machine_gflops": 220.5}
-PROFILE_END |= {"roof_share": 0.754, "memory_bytes": {"params": 1_000_000, "total": 5_000_000}}
+PROFILE_END |= {
+    "roof_share": 0.754,
+    "python_ms": 0.281,
+    "alive_bytes": [10, 80, 40] * 50,
+    "memory_bytes": {"params": 1_000_000, "total": 5_000_000},
+}
 
 
 def test_an_evaluation_is_a_figure_a_line(pipe):
@@ -74,6 +79,8 @@ def test_a_profile_has_shares_of_time_and_roof(pipe):
     assert text.splitlines()[3].split() == ["gelu", "forward", "4", "1.000", "10", "%", "-", "12.3", "-"]
     assert "28.1 ms a step, 27,300 tokens/s" in text
     assert "5.00 MB" in text
+    assert "0.281 ms outside of kernels, 1 %" in text
+    assert "peak 80 B" in text
 
 
 def test_a_pipe_gets_ascii_without_escape_sequences(pipe):

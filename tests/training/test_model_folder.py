@@ -71,7 +71,7 @@ def test_the_configuration_says_what_the_model_is(folder):
 def test_the_files_tensors_give_the_models_logits(folder):
     """The oracle reads them as GPT-2's own layouts: q, k, v side by side, heads side by side within each."""
     with safe_open(folder.model, "numpy") as tensors:
-        # The same.
+        # No mapping: it has keys() alone.
         params = {name: tensors.get_tensor(name).astype(np.float64) for name in tensors.keys()}  # noqa: SIM118
     tokens = np.frombuffer(b"line 12 ", np.uint8).astype(np.int64)
     wanted = oracle.logits(params, tokens[None], n_head=2)[0, -1]
