@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from cllm_cli.kernels.simd import MR, columns, microkernel
 
 DEPTH = 256  # k of the panels, which stay in the caches of a core
 ROUNDS = 400
-REPEATS = 9
+SECONDS = 0.2  # of trying: a few milliseconds may all pass before each thread has a core to itself
 COPIED = 1 << 24  # elements of the arrays that are copied, far more than the caches hold
 
 
@@ -60,7 +61,7 @@ def roof_calls() -> list[Call]:
 
 
 def measure_roof() -> Roof:
-    """The best of a few runs each, on the threads that are set."""
+    """The best of many runs each, on the threads that are set."""
     (multiply, (c, a, b, rounds)), (copy, (out, x)) = roof_calls()
     flops = 2 * rounds * c.size * DEPTH
     return Roof(
@@ -69,11 +70,10 @@ def measure_roof() -> Roof:
 
 
 def _least(run: Callable[[], None]) -> float:
-    """Seconds of the fastest of some runs, after one that touches the memory."""
+    """Seconds of the fastest of many runs, after one that touches the memory."""
     run()
-    seconds = []
-    for _ in range(REPEATS):
-        started = time.perf_counter()
+    least, end = math.inf, time.perf_counter() + SECONDS
+    while (started := time.perf_counter()) < end:
         run()
-        seconds.append(time.perf_counter() - started)
-    return min(seconds)
+        least = min(least, time.perf_counter() - started)
+    return least
