@@ -17,6 +17,7 @@ from __future__ import annotations
 import numpy as np
 from numba import get_thread_id, prange
 
+from cllm_cli.kernels.gemv import multiply_row
 from cllm_cli.kernels.jit import inner
 from cllm_cli.kernels.packing import fetch_panel, pack_panel, pack_rows
 from cllm_cli.kernels.pointers import advance, load, pointer, store
@@ -36,7 +37,7 @@ def pack_size(m: int, n: int, k: int, threads: int, itemsize: int) -> int:
     """Elements of packing space that a product of m × k by k × n needs on `threads` threads."""
     nr, depth = columns(itemsize), min(k, KC)
     height = min(-(-m // MR) * MR, block_rows(depth, nr))
-    return threads * (depth * (height + nr) + MR * nr)
+    return max(threads * (depth * (height + nr) + MR * nr), n if m == 1 else 0)
 
 
 limit_rows = inner(block_rows)
@@ -98,9 +99,22 @@ def multiply_panels(c, ldc, m, n, k, rows, cols, cols_depth, start, start_rows, 
 @inner
 def gemm(m, n, k, a, a_row, a_column, b, b_row, b_column, c, ldc, start, start_rows, add, pack):
     """C (m × n) = [start +] A (m × k) B (k × n), all by pointer and stride; `pack` has `pack_size` elements."""
-    nr = panel_width(c)
+    passes, done = (k + KC - 1) // KC, np.int64(0)
+    if m == 1 and a_column == 1:
+        done = multiply_row(n, k, passes, a, b, b_row, b_column, c, start, add, pack)
+    if done < n:
+        rest, into, begin = advance(b, done * b_column), advance(c, done), advance(start, done)
+        sizes, strides = (m, n - done, k, passes), (a_row, a_column, b_row, b_column, ldc, start_rows)
+        multiply_blocks(sizes, strides, a, rest, into, begin, add, pack)
+
+
+@inner
+def multiply_blocks(sizes, strides, a, b, c, start, add, pack):
+    """`gemm` by packed blocks of A and panels of B."""
+    m, n, k, passes = sizes
+    a_row, a_column, b_row, b_column, ldc, start_rows = strides
+    nr, deepest = panel_width(c), min(k, KC)
     panels, steps = (n + nr - 1) // nr, (m + STEP - 1) // STEP
-    passes, deepest = (k + KC - 1) // KC, min(k, KC)
     most = limit_rows(deepest, nr)
     height = min((m + MR - 1) // MR * MR, most)
     blocks, shares = grid(m, panels, most, thread_count())

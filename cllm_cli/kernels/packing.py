@@ -131,20 +131,32 @@ def emit_partial_copy(builder: Any, real: Any, itemsize: int, height: int, args:
         builder.store(value, builder.bitcast(place, part.as_pointer()), align=itemsize)
 
 
-def emit_transpose(builder: Any, real: Any, args: Any, itemsize: int, height: int) -> None:
-    """The LLVM code of `transpose`: squares of vectors, each turned over by interleaving halves, log₂ lanes times.
+def emit_shuffle(builder: Any, a: Any, b: Any, order: list[int]) -> Any:
+    """The LLVM code that takes lanes of two vectors in a given order."""
+    return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(ir.IntType(32), len(order)), order))
 
-    A vector's number and a lane's number, written one after the other in bits, move round by one bit each time. What a
-    row's last vector has too much lies where the next row goes; only the last row is cut to its length.
+
+def emit_transposed(builder: Any, rows: list[Any]) -> list[Any]:
+    """The LLVM code that turns a square of vectors over, by interleaving its halves log₂ lanes times.
+
+    A vector's number and a lane's number, written one after the other in bits, move round by one bit each time.
+    """
+    width = len(rows)
+    halves = [[half + k // 2 + k % 2 * width for k in range(width)] for half in (0, width // 2)]
+    for _ in range(width.bit_length() - 1):
+        pairs = zip(rows[: width // 2], rows[width // 2 :], strict=True)
+        rows = [emit_shuffle(builder, a, b, half) for a, b in pairs for half in halves]
+    return rows
+
+
+def emit_transpose(builder: Any, real: Any, args: Any, itemsize: int, height: int) -> None:
+    """The LLVM code of `transpose`, by squares of vectors.
+
+    What a row's last vector has too much lies where the next row goes; only the last row is cut to its length.
     """
     into, of, stride, count = args
-    width, size, number = lanes(itemsize), stride.type, ir.IntType(32)
+    width, size = lanes(itemsize), stride.type
     vector = ir.VectorType(real, width)
-    halves = [[half + k // 2 + k % 2 * width for k in range(width)] for half in (0, width // 2)]
-
-    def shuffle(a: Any, b: Any, order: list[int]) -> Any:
-        return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(number, len(order)), order))
-
     squares = []
     for first in range(0, height, width):
         rows = []
@@ -156,14 +168,11 @@ def emit_transpose(builder: Any, real: Any, args: Any, itemsize: int, height: in
             emit_prefetch(builder, line, size(AHEAD * width))
             rows.append(builder.select(there, value, ir.Constant(vector, None)))
         rows += [ir.Constant(vector, ir.Undefined)] * (width - len(rows))
-        for _ in range(width.bit_length() - 1):
-            pairs = zip(rows[: width // 2], rows[width // 2 :], strict=True)
-            rows = [shuffle(a, b, half) for a, b in pairs for half in halves]
-        squares.append(rows)
+        squares.append(emit_transposed(builder, rows))
     for p in range(width):
         for square, rows in enumerate(squares):
             kept = min(width, height - square * width) if p == width - 1 else width
-            value = shuffle(rows[p], rows[p], list(range(kept)))
+            value = emit_shuffle(builder, rows[p], rows[p], list(range(kept)))
             place = builder.gep(into, [size(p * height + square * width)])
             builder.store(value, builder.bitcast(place, value.type.as_pointer()), align=itemsize)
 

@@ -100,18 +100,52 @@ def microkernel(
     High-Performance Matrix Multiplication"; Van Zee & van de Geijn 2015, "BLIS".)"""
     if not isinstance(c, types.CPointer):
         return None
-    real = c.dtype
-    lanes = TILE.vector_bytes // (real.bitwidth // 8)
 
     def emit(builder: Any, real: Any, args: Any) -> None:
         for rows in TILE.lower:
             with builder.if_then(builder.icmp_signed("<=", args[-1], args[-1].type(rows))):
-                emit_tile(builder, real, lanes, rows, args)
+                emit_tile(builder, real, rows, args)
                 builder.ret_void()
-        emit_tile(builder, real, lanes, MR, args)
+        emit_tile(builder, real, MR, args)
 
     size = types.intp
-    return types.void(size, c, c, c, size, c, size, types.boolean, size), as_function("microkernel", real, emit)
+    return types.void(size, c, c, c, size, c, size, types.boolean, size), as_function("microkernel", c.dtype, emit)
+
+
+class Vectors:
+    """LLVM code that works on whole vectors of an element type."""
+
+    def __init__(self, builder: Any, real: Any) -> None:
+        self.builder, self.itemsize = builder, {"float": 4, "double": 8}[str(real)]
+        self.lanes = TILE.vector_bytes // self.itemsize
+        self.type = ir.VectorType(real, self.lanes)
+        # One instruction where the CPU has it, two where it has not; llvm.fma would call a library function there.
+        self._fma = cgutils.get_or_insert_function(
+            builder.module,
+            ir.FunctionType(self.type, [self.type] * 3),
+            f"llvm.fmuladd.v{self.lanes}f{8 * self.itemsize}",
+        )
+
+    def fma(self, a: Any, b: Any, c: Any) -> Any:
+        """a·b + c"""
+        return self.builder.call(self._fma, [a, b, c])
+
+    def load(self, place: Any, offset: Any) -> Any:
+        """The vector at `offset` elements past a pointer."""
+        return self.builder.load(self._at(place, offset), align=self.itemsize)
+
+    def store(self, value: Any, place: Any, offset: Any) -> None:
+        """Writes the vector at `offset` elements past a pointer."""
+        self.builder.store(value, self._at(place, offset), align=self.itemsize)
+
+    def spread(self, value: Any) -> Any:
+        """An element in every lane."""
+        nothing, number = ir.Constant(self.type, ir.Undefined), ir.IntType(32)
+        one = self.builder.insert_element(nothing, value, number(0))
+        return self.builder.shuffle_vector(one, nothing, ir.Constant(ir.VectorType(number, self.lanes), None))
+
+    def _at(self, place: Any, offset: Any) -> Any:
+        return self.builder.bitcast(self.builder.gep(place, [offset]), self.type.as_pointer())
 
 
 def as_function(name: str, real: Any, emit: Callable[[Any, Any, Any], None]) -> Any:
@@ -155,33 +189,19 @@ def thread_count(typingctx: Any) -> Any:
 UNROLL = 4
 
 
-def emit_tile(builder: Any, real: Any, lanes: int, rows: int, args: Any) -> None:
+def emit_tile(builder: Any, real: Any, rows: int, args: Any) -> None:
     """The LLVM code of a tile of `rows` rows: a loop of UNROLL steps of k, a loop of one, and the write to C."""
     k, a, b, c, ldc, start, ld_start, add, high = args
-    size = k.type
-    vector = ir.VectorType(real, lanes)
-    kind = {"float": "f32", "double": "f64"}[str(real)]
-    # One instruction where the CPU has it, two where it has not; llvm.fma would call a library function there.
-    fma = cgutils.get_or_insert_function(
-        builder.module, ir.FunctionType(vector, [vector] * 3), f"llvm.fmuladd.v{lanes}{kind}"
-    )
-    align = {"f32": 4, "f64": 8}[kind]
-    vectors, width = TILE.vectors, TILE.vectors * lanes
-
-    def vector_at(base: Any, offset: Any) -> Any:
-        return builder.bitcast(builder.gep(base, [offset]), vector.as_pointer())
-
-    def spread(value: Any) -> Any:
-        one = builder.insert_element(ir.Constant(vector, ir.Undefined), value, ir.Constant(ir.IntType(32), 0))
-        zeros = ir.Constant(ir.VectorType(ir.IntType(32), lanes), None)
-        return builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), zeros)
+    code, size = Vectors(builder, real), k.type
+    lanes, vectors = code.lanes, TILE.vectors
+    width = vectors * lanes
 
     def step(sums: list[Any], at_a: Any, at_b: Any, ahead: int) -> list[Any]:
-        row_b = [builder.load(vector_at(at_b, size(ahead * width + v * lanes)), align=align) for v in range(vectors)]
+        row_b = [code.load(at_b, size(ahead * width + v * lanes)) for v in range(vectors)]
         new = []
         for i in range(rows):
-            value = spread(builder.load(builder.gep(at_a, [size(ahead * MR + i)])))
-            new += [builder.call(fma, [value, row_b[v], sums[i * vectors + v]]) for v in range(vectors)]
+            value = code.spread(builder.load(builder.gep(at_a, [size(ahead * MR + i)])))
+            new += [code.fma(value, row_b[v], sums[i * vectors + v]) for v in range(vectors)]
         return new
 
     def loop(name: str, sums: list[Any], at_a: Any, at_b: Any, count: Any, unroll: int) -> tuple[list[Any], Any, Any]:
@@ -193,7 +213,7 @@ def emit_tile(builder: Any, real: Any, lanes: int, rows: int, args: Any) -> None
         builder.position_at_end(head)
         index = builder.phi(size)
         phi_a, phi_b = builder.phi(at_a.type), builder.phi(at_b.type)
-        phis = [builder.phi(vector) for _ in sums]
+        phis = [builder.phi(code.type) for _ in sums]
         builder.cbranch(builder.icmp_signed("<", index, count), body, done)
         builder.position_at_end(body)
         new = list(phis)
@@ -218,7 +238,7 @@ def emit_tile(builder: Any, real: Any, lanes: int, rows: int, args: Any) -> None
     for i in range(rows):  # the tile of C arrives while the sums are made
         for v in range(vectors):
             emit_prefetch(builder, c, builder.add(builder.mul(size(i), ldc), size(v * lanes)), write=True)
-    zero = ir.Constant(vector, None)
+    zero = ir.Constant(code.type, None)
     sums: list[Any] = [zero] * (rows * vectors)
     sums, at_a, at_b = loop("unrolled", sums, a, b, builder.sdiv(k, size(UNROLL)), UNROLL)
     sums, _, _ = loop("single", sums, at_a, at_b, builder.srem(k, size(UNROLL)), 1)
@@ -230,9 +250,8 @@ def emit_tile(builder: Any, real: Any, lanes: int, rows: int, args: Any) -> None
                     value = sums[i * vectors + v]
                     if with_start:
                         at = builder.add(builder.mul(size(i), ld_start), size(v * lanes))
-                        value = builder.fadd(builder.load(vector_at(start, at), align=align), value)
-                    at = builder.add(builder.mul(size(i), ldc), size(v * lanes))
-                    builder.store(value, vector_at(c, at), align=align)
+                        value = builder.fadd(code.load(start, at), value)
+                    code.store(value, c, builder.add(builder.mul(size(i), ldc), size(v * lanes)))
 
     with builder.if_else(add) as (then, otherwise):
         with then:

@@ -14,8 +14,9 @@ import numba
 import numpy as np
 from numba import prange
 
-from cllm_cli.kernels import gemm, math, packing, pointers, reduce, simd
+from cllm_cli.kernels import gemm, gemv, math, packing, pointers, reduce, simd
 from cllm_cli.kernels.bits import order, scale, split_exponent, unorder
+from cllm_cli.kernels.gemv import add_columns, add_row, add_rows
 from cllm_cli.kernels.jit import FLAGS, KernelCacheLocator, cache_root, source_key
 from cllm_cli.kernels.packing import (
     copy_columns,
@@ -38,7 +39,7 @@ class Locator(KernelCacheLocator):
     def __init__(self, path, function, root):
         keys = [
             Path(__file__).read_bytes(),
-            *(source_key(Path(each.__file__)).encode() for each in (gemm, math, packing, pointers, reduce, simd)),
+            *(source_key(Path(each.__file__)).encode() for each in (gemm, gemv, math, packing, pointers, reduce, simd)),
         ]
         self._py_file, self._line = str(path), function.__code__.co_firstlineno
         self._folder = root / f"tests-{hashlib.sha256(b''.join(keys)).hexdigest()[:24]}"
@@ -152,6 +153,15 @@ def panel_pieces(rows, columns, x, stride, lines):
     copy_some_columns(pointer(columns, wide), of, lines)
     transpose_columns(pointer(columns, 2 * wide), of, stride, lines)
     rows[3, 0] = vector_lanes(of)
+
+
+@compiled
+def row_pieces(sums, x, b, ldb, n, k):
+    """What a row times a matrix is made of: one row of b, some, and the columns of a panel, each added to sums."""
+    factors, of = pointer(x, 0), pointer(b, 0)
+    add_row(pointer(sums[0], 0), factors, of, ldb, n)
+    add_rows(pointer(sums[1], 0), factors, of, ldb, n)
+    add_columns(pointer(sums[2], 0), factors, of, ldb, k)
 
 
 @compiled

@@ -27,6 +27,7 @@ EDGES = [
     *[(m, 7, 5) for m in (MC - 1, MC, MC + 1, 2 * MC, 2 * MC + 3)],
     *[(m, NR + 3, KC + 7) for m in (MC + MR - 1, 3 * MC + 1)],
     *[(m, 3 * NR, 2 * KC + 5) for m in range(MC - MR, MC + MR)],
+    *[(1, n, k) for n in (NR - 1, 3 * NR, 5 * NR + 3) for k in (1, 7, KC + 5, 2 * KC + 3)],
     (2 * MR, 2 * NR, 8),
     (2 * MR + 1, 5 * NR - 1, 64),
 ]
@@ -96,7 +97,7 @@ def test_operands_are_left_alone(form, dtype):
 @precisions
 @forms
 @pytest.mark.parametrize(
-    ("m", "n", "k"), [(1, 300, 40), (5, 8 * NR, KC + 9), (MC + 5, 33, 17), (3 * MC, 2 * NR, KC + 1)]
+    ("m", "n", "k"), [(1, 300, 40), (1, 9 * NR + 1, 2 * KC + 3), (5, 8 * NR, KC + 9), (MC + 5, 33, 17), (3 * MC, 2 * NR, KC + 1)]
 )
 def test_same_bits_for_every_number_of_threads(form, dtype, m, n, k, set_threads):
     a, b, start, bias = operands(np.random.default_rng(3), m, n, k, dtype)

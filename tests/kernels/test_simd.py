@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tolerances
-from compiled import by_pointer, ordered, parts, plain, scaled, threads, tile
+from compiled import by_pointer, ordered, parts, plain, row_pieces, scaled, threads, tile
 
-from cllm_cli.kernels import bits, packing, pointers, simd
+from cllm_cli.kernels import bits, gemv, packing, pointers, simd
 from cllm_cli.kernels.bits import ROUND
+from cllm_cli.kernels.gemv import LINE, ROWS
 from cllm_cli.kernels.jit import JIT_OFF
 from cllm_cli.kernels.simd import MR, TILES, columns, tile_for
 
@@ -17,9 +18,9 @@ precisions = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 
 
 def test_every_intrinsic_has_a_twin():
-    everywhere = vars(pointers) | vars(bits) | vars(simd) | vars(packing)
+    everywhere = vars(pointers) | vars(bits) | vars(simd) | vars(packing) | vars(gemv)
     intrinsics = [value for value in everywhere.values() if type(value).__name__ == "_Intrinsic"]
-    assert len(intrinsics) == 19
+    assert len(intrinsics) == 22
     assert all(callable(value.plain) for value in intrinsics)
 
 
@@ -73,6 +74,25 @@ def test_what_a_tile_starts_from_is_added_to_the_rounded_sum(dtype, ld_start):
         kernel(alone.reshape(-1), a, b, start.reshape(-1), 40, nr, 0, False, MR)
         kernel(added.reshape(-1), a, b, start.reshape(-1), 40, nr, (nr + ld_start) if ld_start else 0, True, MR)
         assert np.array_equal(added, alone + first)
+
+
+@precisions
+@pytest.mark.parametrize("blocks", [1, 3])
+def test_pieces_of_a_row_times_a_matrix(dtype, blocks, guarded):
+    """Each sum gets its own terms, and nothing beyond the last line of the last row is read or written."""
+    rng = np.random.default_rng(10)
+    itemsize = np.dtype(dtype).itemsize
+    nr, n, k = columns(itemsize), blocks * LINE // itemsize, blocks * packing.lanes(itemsize)
+    ldb = max(n, k) + 3
+    size = max((ROWS - 1) * ldb + n, (nr - 1) * ldb + k)
+    x = guarded.holding(rng.standard_normal(max(ROWS, k)).astype(dtype))
+    b = guarded.holding(rng.standard_normal(size).astype(dtype))
+    sums = guarded.holding(rng.standard_normal((3, max(n, nr))).astype(dtype))
+    others = sums.copy()
+    row_pieces(sums, x, b, ldb, n, k)
+    plain(row_pieces)(others, x, b, ldb, n, k)
+    guarded.assert_intact()
+    np.testing.assert_allclose(sums, others, rtol=0, atol=100 * k * tolerances.UNIT[np.dtype(dtype).name])
 
 
 @precisions
