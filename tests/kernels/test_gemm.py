@@ -97,7 +97,8 @@ def test_operands_are_left_alone(form, dtype):
 @precisions
 @forms
 @pytest.mark.parametrize(
-    ("m", "n", "k"), [(1, 300, 40), (1, 9 * NR + 1, 2 * KC + 3), (5, 8 * NR, KC + 9), (MC + 5, 33, 17), (3 * MC, 2 * NR, KC + 1)]
+    ("m", "n", "k"),
+    [(1, 300, 40), (1, 9 * NR + 1, 2 * KC + 3), (5, 8 * NR, KC + 9), (MC + 5, 33, 17), (3 * MC, 2 * NR, KC + 1)],
 )
 def test_same_bits_for_every_number_of_threads(form, dtype, m, n, k, set_threads):
     a, b, start, bias = operands(np.random.default_rng(3), m, n, k, dtype)
