@@ -33,7 +33,7 @@ CANCELLED = {("layernorm", "dx"): lambda known: known["rstd"].max() * np.abs(kno
 # A gradient that is added to what stands there: one rounding for each pass over the depth of a product, and one more.
 ACCUMULATED = 4.0  # roundings of the sum
 
-# float64 derivatives: of 300 runs with other seeds the worst was 6e-12 for layers and models alike.
+# float64 derivatives: of 41 runs with other seeds the worst was 6.5e-12 for layers, 1.1e-11 for models.
 RIGHT_GRADIENT = 1e-9
 
 # A whole model of two blocks against the oracle: some ten layers one after another, each as above, and softmax and

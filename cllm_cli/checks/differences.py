@@ -5,8 +5,9 @@ objective is compared with the numeric one in float64:
 
     error = |analytic − numeric| / max(|analytic|, |numeric|, RMS gradient of the tensor, 1e-8 of the gradient's norm)
 
-The step starts at a share of the tensor's own RMS and is halved until round-off takes over, so that the error is the
-gradient's and not that of the difference quotient.
+The step starts at a share of the tensor's own RMS and is halved until round-off takes over; a tensor that is small
+beside the others starts from a share of theirs, where round-off matters less, and from its own if that does not settle.
+So the error is the gradient's and not that of the difference quotient.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ from cllm_cli.checks.harness import Array
 DIRECTIONS, ENTRIES = 3, 5  # of each tensor
 LEVELS, FRUITLESS = 12, 2  # halved steps at most, and as many in succession without a better estimate
 FIRST_STEP = 0.1  # of the tensor's RMS
+UNIT = 2.0**-53
+SMALL = 0.01  # of the RMS of all tensors: from here on they start from a step of their own
+SETTLED = 1e-9  # relative error of an estimate that needs no other first step
 FLOOR = 1e-8  # of the whole gradient's norm: below that a derivative counts as zero
 
 
@@ -107,8 +111,26 @@ class Tally:
         yield {**end, "seconds": time.perf_counter() - began, **self._facts}
 
 
-def derivative(difference: Callable[[float], float], step: float) -> float:
-    """f'(0), where difference(h) = f(h) − f(−h), by Ridders' extrapolation from `step` on.
+def derivative(
+    difference: Callable[[float], float], steps: Iterable[float], scale: float = 0.0, noise: float = 0.0
+) -> float:
+    """f'(0), where difference(h) = f(h) − f(−h), by Ridders' extrapolation from the first step, or the next ones.
+
+    A next one is tried while the estimate's error is not small beside the derivative or `scale`; the best is taken.
+    `noise` is the round-off of a difference: below it two may agree by chance.
+    """
+    best, least = math.nan, math.inf
+    for step in steps:
+        found, error = _extrapolated(difference, step, noise)
+        if error <= least:
+            best, least = found, error
+        if least <= SETTLED * max(abs(best), scale):
+            break
+    return best
+
+
+def _extrapolated(difference: Callable[[float], float], step: float, noise: float) -> tuple[float, float]:
+    """f'(0) from `step` on, and how far it may be off.
 
     A row of the table has the central difference of a step half as long as the row above, then what is left when the
     errors in h², h⁴, … are eliminated with it. An entry's error is estimated by its distance from the two that it was
@@ -125,13 +147,13 @@ def derivative(difference: Callable[[float], float], step: float) -> float:
         fruitless += 1
         for order, other in enumerate(above, start=1):
             row.append(row[-1] + (row[-1] - other) / (4**order - 1))
-            estimate = max(abs(row[-1] - row[-2]), abs(row[-1] - other))
+            estimate = max(abs(row[-1] - row[-2]), abs(row[-1] - other), noise / (2 * h))
             if estimate <= least:
                 best, least, fruitless = row[-1], estimate, 0
         if level and fruitless == FRUITLESS:
             break
         above = row
-    return best
+    return best, least
 
 
 def compare(
@@ -147,13 +169,16 @@ def compare(
     Beside `entries` random ones, the entry of the largest analytic gradient is compared.
     """
     floor = FLOOR * norm(analytic)
+    noise = UNIT * float(np.abs(outputs()).sum())
+    together = norm(values) / math.sqrt(sum(value.size for value in values.values()))
     for name, value in values.items():
         least = max(rms(analytic[name]), floor)
-        step = FIRST_STEP * (rms(value) or 1.0)
+        scales = sorted({rms(value), max(rms(value), SMALL * together)} - {0.0}, reverse=True)
+        steps = [FIRST_STEP * scale for scale in scales or [1.0]]
         found = []
-        for entry, direction in _directions(analytic[name], rng, directions, entries):
-            exact = float(np.vdot(analytic[name], direction))
-            numeric = derivative(functools.partial(_difference, outputs, value, direction), step)
+        for entry, where, direction in _directions(analytic[name], rng, directions, entries):
+            exact = float(np.vdot(analytic[name][where], direction))
+            numeric = derivative(functools.partial(_difference, outputs, value[where], direction), steps, least, noise)
             largest = max(abs(exact), abs(numeric), least)
             # Both zero is agreement; anything that is not finite stays so and is no agreement.
             error = abs(exact - numeric) / largest if largest > 0 else abs(exact - numeric)
@@ -163,17 +188,15 @@ def compare(
 
 def _directions(
     gradient: Array, rng: np.random.Generator, directions: int, entries: int
-) -> Iterator[tuple[str, Array]]:
-    """Random directions, then single entries; each of length one."""
+) -> Iterator[tuple[str, tuple[Any, ...], Array]]:
+    """Random directions, then single entries, each of length one: a name, the place, the direction there."""
     for number in range(directions):
         direction = rng.standard_normal(gradient.shape)
-        yield f"[direction {number}]", direction / np.linalg.norm(direction)
+        yield f"[direction {number}]", (...,), direction / np.linalg.norm(direction)
     drawn = rng.choice(gradient.size, min(gradient.size, entries), replace=False)
     for flat in dict.fromkeys([int(np.argmax(np.abs(gradient))), *map(int, drawn)]):
         index = np.unravel_index(flat, gradient.shape)
-        single = np.zeros(gradient.shape)
-        single[index] = 1
-        yield place(index), single
+        yield place(index), (*index, ...), np.ones(())  # an ellipsis makes it a view
 
 
 def place(index: Any) -> str:

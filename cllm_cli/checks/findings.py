@@ -1,14 +1,16 @@
 """What is out of the ordinary in the flow of gradients: its names, thresholds and sources.
 
-not finite           A NaN or an infinity. Nothing is learned from there on, so the observation ends with this step.
-zero activations     Every output is exactly 0; `zero gradient` likewise. What stands before learns nothing.
-zero weights         Every entry of a matrix is exactly 0 before the first step.
-vanishing,           A layer's gradient is below 1/SPREAD or above SPREAD of the median layer's. Depth multiplies
-exploding            gradients by a factor a layer, which should stay near 1 (Glorot & Bengio 2010, AISTATS 9;
-                     Pascanu, Mikolov & Bengio 2013, arXiv:1211.5063); ten layers of a factor of 2 make a thousand.
-dead units           Of a pointwise layer (GELU): at every row they pass on less than PASSED of their gradient. Such
-                     a unit is constant whatever comes in, and has no gradient to come back by (Lu, Shin, Su &
-                     Karniadakis 2020, "Dying ReLU and Initialization", arXiv:1903.06733).
+not finite           A NaN or an infinity (IEEE 754). Nothing is learned from there on, so the observation ends.
+zero activations     Every output is exactly 0; `zero gradient` likewise. What stands before learns nothing: a product
+                     with zero is zero (the chain rule; Rumelhart, Hinton & Williams 1986, Nature 323).
+zero weights         Every entry of a matrix is exactly 0 before the first step: its units are all alike, and stay so
+                     (Goodfellow, Bengio & Courville 2016, "Deep Learning", section 8.4).
+vanishing,           A layer's gradient is below 1/SPREAD or above SPREAD of the one that arrives from the loss. Depth
+exploding            multiplies gradients by a factor a layer, which should stay near 1 (Glorot & Bengio 2010, AISTATS
+                     9; Pascanu, Mikolov & Bengio 2013, arXiv:1211.5063); ten layers of a factor of 2 make a thousand.
+dead units           Of a pointwise layer (GELU): of the gradient that reaches them they pass on less than PASSED, at
+                     every row. Such a unit is constant whatever comes in, and has no gradient to come back by (Lu,
+                     Shin, Su & Karniadakis 2020, "Dying ReLU and Initialization", arXiv:1903.06733).
 gain at zero         Entries of a gain that starts at 1 (LayerNorm's weight) are below PASSED: such a channel is
                      off, as pruning by gains takes it (Liu et al. 2017, "Network Slimming", arXiv:1708.06519).
 massive activations  The largest is above MASSIVE and above MASSIVE_RATIO times the median magnitude, as Sun, Chen,
@@ -33,8 +35,8 @@ LARGE_UPDATE, LOST_UPDATE = 0.1, 2.0**-24
 NOT_FINITE = "not finite"
 
 
-def layer_findings(row: Mapping[str, Any], median: float) -> list[str]:
-    """What is out of the ordinary in a layer's row, where `median` is that of all layers' gradients."""
+def layer_findings(row: Mapping[str, Any], arriving: float) -> list[str]:
+    """What is out of the ordinary in a layer's row; `arriving` is the gradient of the layer next to the loss."""
     back = row["gradient_rms"]
     if not _finite(row["activation_rms"], back):
         return [NOT_FINITE]
@@ -44,8 +46,8 @@ def layer_findings(row: Mapping[str, Any], median: float) -> list[str]:
             "massive activations": row["massive"],
             "dead units": bool(row["dead"]),
             "zero gradient": back == 0,
-            "vanishing": back is not None and 0 < back < median / SPREAD,
-            "exploding": back is not None and back > SPREAD * median > 0,
+            "vanishing": back is not None and 0 < back < arriving / SPREAD,
+            "exploding": back is not None and back > SPREAD * arriving > 0,
         }
     )
 

@@ -22,7 +22,7 @@ from cllm_cli.model import ARCHITECTURES
 __all__ = ["SEED", "Check", "check_all", "check_layer", "check_layers", "check_model", "check_trial", "derivative"]
 
 SEED = 1337
-# Right ones come within 1e-11 and 1e-9 in float64; one that lacks a term or a factor is off by 1e-3 and more.
+# Right ones come within 1e-10 in float64; one that lacks a term or a factor is off by 1e-3 and more.
 LAYER_TOLERANCE, MODEL_TOLERANCE = 1e-7, 1e-6
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import re
-import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -72,9 +71,11 @@ class Flow:
         self.names = names_of(self.program)
         self.losses: list[float] = []
         self.first_nonfinite = ""
+        self.rates: list[float] = []
+        self._at = first
         self._outputs = [_Seen() for _ in self.program.calls]
         self._gradients = [_Seen() for _ in self.program.tensors]
-        self._units: dict[int, list[Array]] = {}  # of pointwise calls: each column's largest |dx| and |dout|
+        self._units: dict[int, tuple[Array, Array]] = {}  # of pointwise calls, by column: it passes, it is reached
         self._numbers = {id(call): number for number, call in enumerate(self.program.calls)}
         arena = stepper.model.arena
         self._weights = {name: _Weights(rms(values)) for name, values in arena.tensors().items()}
@@ -96,15 +97,17 @@ class Flow:
             "event": "end",
             "steps": len(self.losses),
             "batch": self.stepper.batch,
+            "grad_accum": self.stepper.accumulate,
             "time": self.stepper.model.config.block_size,
             "losses": self.losses,
+            "rates": self.rates,
             "findings": sum(len(row["findings"]) for row in listed),
             "first_nonfinite": self.first_nonfinite or None,
         }
 
     def _step(self, step: int) -> None:
         stepper, arena, size = self.stepper, self.stepper.model.arena, len(self.windows)
-        parts = stepper.tokens // (stepper.batch * stepper.model.config.block_size)
+        self._at, parts = step, stepper.accumulate
         at = len(self.losses) * parts
         batches = [self.windows[(at + part) % size] for part in range(parts)]
         targets = max(1, sum(int(np.count_nonzero(y != IGNORED)) for _, y in batches))
@@ -120,11 +123,12 @@ class Flow:
         if self.first_nonfinite:
             return
         scale = clip_scale(global_norm(arena.gradients, norm_scratch()), stepper.clip)
-        stepper.updater.update(step + 1, self.schedule.rate(step), scale)
+        self.rates.append(self.schedule.rate(step))
+        stepper.updater.update(step + 1, self.rates[-1], scale)
         for name, seen in self._weights.items():
             moved, weight = rms(arena.parameter(name) - before[name]), rms(before[name])
             seen.updates.append(moved)
-            if weight > 0:
+            if weight > 0 and self.rates[-1] > 0:  # a finished schedule may end at 0
                 seen.ratios.append(moved / weight)
             self._meet(math.isfinite(moved), name, "update")
 
@@ -137,12 +141,12 @@ class Flow:
         for run, (kernel, fixed, names) in zip([*plan.forward, *plan.backward], bound, strict=True):
             kernel(*fixed, *[values[name] for name in names])
             number = self._numbers[id(run.call)]
-            if run.direction != "backward":
+            if run.direction in ("forward", "forward_backward"):  # what is recomputed was seen
                 output = next(iter(run.call.outputs))
                 if output in run.places:
                     array = replay.array(run.places[output])
                     self._meet(self._outputs[number].add(array), self.names[number], "activation")
-            if run.direction != "forward":
+            if run.direction in ("backward", "forward_backward"):
                 self._see_gradients(run, number, done)
             if run.direction == "forward_backward":
                 loss = float(replay.results["losses"].sum(dtype=np.float64))
@@ -159,14 +163,14 @@ class Flow:
                 done.add(tensor)
                 self._meet(self._gradients[tensor].add(found[name]), self.names[number], "gradient")
         if is_pointwise(run.call.layer):
-            names = [*run.call.inputs, *run.call.outputs]
-            largest = [np.abs(found[gradient(name)]).max(axis=0) for name in names]
-            before = self._units.get(number, largest)
-            self._units[number] = [np.maximum(*pair) for pair in zip(before, largest, strict=True)]
+            dx, dout = (np.abs(found[gradient(name)]) for name in (*run.call.inputs, *run.call.outputs))
+            passes, reached = ~(dx <= PASSED * dout).all(axis=0), (dout > 0).any(axis=0)
+            before = self._units.get(number, (passes, reached))
+            self._units[number] = passes | before[0], reached | before[1]
 
     def _meet(self, finite: bool, name: str, what: str) -> None:
         if not finite and not self.first_nonfinite:
-            self.first_nonfinite = f"{what} of {name} at step {self.first + len(self.losses) + 1}"
+            self.first_nonfinite = f"{what} of {name} at step {self._at + 1}"
 
     def _layers(self) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = []
@@ -176,7 +180,7 @@ class Flow:
             output = next(iter(call.outputs.values()))
             seen, back = self._outputs[number], self._gradients[output.index]
             units = self._units.get(number)
-            dead = None if units is None else int(np.sum((units[1] > 0) & (units[0] <= PASSED * units[1])))
+            dead = None if units is None else int(np.sum(units[1] & ~units[0]))
             rows.append(
                 {
                     "event": "flow",
@@ -193,9 +197,8 @@ class Flow:
                     "massive": seen.massive,
                 }
             )
-        known = [row["gradient_rms"] for row in rows if row["gradient_rms"] and math.isfinite(row["gradient_rms"])]
-        median = statistics.median(known) if known else 0.0
-        return [{**row, "findings": layer_findings(row, median)} for row in rows]
+        arriving = next((row["gradient_rms"] for row in reversed(rows) if row["gradient_rms"] is not None), math.nan)
+        return [{**row, "findings": layer_findings(row, arriving)} for row in rows]
 
     def _parameters(self) -> list[dict[str, Any]]:
         arena, rows = self.stepper.model.arena, []

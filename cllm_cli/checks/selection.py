@@ -24,17 +24,22 @@ Wrong = tuple[str, str] | None
 
 @dataclass(frozen=True)
 class Chosen:
-    """`calls`: the kernels to have ready first; `rows`: the events; `wrong`: after these, message and hint, or None."""
+    """`calls`: the kernels to have ready first; `rows`: the events; `wrong`: after these, message and hint, or None.
+
+    `notices` are to be shown before.
+    """
 
     calls: list[Call]
     rows: Callable[[], Iterator[dict[str, Any]]]
     wrong: Callable[[], Wrong]
+    notices: Sequence[str] = ()
 
 
 def chosen_checks(folder: RunFolder | None, names: Sequence[str] | None, float32: bool, seed: int) -> Chosen:
     """Checks of a run, of the named layers, or of everything. Raises ConfigError for an unknown name, RunError."""
     if folder:
         return _of_run(folder, float32, seed)
+    names = list(dict.fromkeys(names)) if names else None
     layers = [LAYERS.load(name) for name in names or LAYERS]
     precisions = (np.float32, np.float64) if float32 else (np.float64,)
     calls = [
@@ -50,7 +55,7 @@ def chosen_checks(folder: RunFolder | None, names: Sequence[str] | None, float32
 
 def chosen_flow(folder: RunFolder | None, seed: int) -> Chosen:
     """The flow of a run's gradients, or without one of a new model's. Raises RunError."""
-    flow = run_flow(folder) if folder else fresh_flow(seed)
+    flow, notices = run_flow(folder) if folder else (fresh_flow(seed), [])
 
     def rows() -> Iterator[dict[str, Any]]:
         flow.run(FLOW_STEPS)
@@ -60,7 +65,7 @@ def chosen_flow(folder: RunFolder | None, seed: int) -> Chosen:
         found = flow.first_nonfinite
         return (f"not finite: {found}", "what comes after it is not finite either; look there first") if found else None
 
-    return Chosen(flow.stepper.calls(), rows, wrong)
+    return Chosen(flow.stepper.calls(), rows, wrong, notices)
 
 
 def _of_run(folder: RunFolder, float32: bool, seed: int) -> Chosen:
@@ -75,6 +80,7 @@ def _of_run(folder: RunFolder, float32: bool, seed: int) -> Chosen:
 def _counted(calls: list[Call], tally: Tally) -> Chosen:
     def wrong() -> Wrong:
         count = len(tally.failed)
-        return (str(tally.failed[0]), f"{count} gradient{'s are' if count > 1 else ' is'} wrong") if count else None
+        said = f"{count} gradient{'s are' if count > 1 else ' is'} wrong: please report this line, and cllm --version"
+        return (str(tally.failed[0]), said) if count else None
 
     return Chosen(calls, tally.rows, wrong)

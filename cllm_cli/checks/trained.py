@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from cllm_cli.checks.differences import DIRECTIONS
+from cllm_cli.checks.differences import DIRECTIONS, place
 from cllm_cli.checks.gradflow import Flow
 from cllm_cli.checks.trial import Trial, text_trial
 from cllm_cli.config import make_settings, preset
-from cllm_cli.errors import CorpusError
+from cllm_cli.errors import CheckFailed, CorpusError
 from cllm_cli.model.build import ModelConfig
 from cllm_cli.model.program import TRAIN
 from cllm_cli.text.batches import Windows
@@ -34,10 +34,18 @@ BYTES = 256
 
 def run_trial(folder: RunFolder, dtype: Any = np.float64) -> tuple[Trial, int]:
     """A run's best model on the first windows of its validation text; and of how many directions and of how many random
-    entries of each tensor a check is not too long. Raises RunError, and CorpusError where the text is too short.
+    entries of each tensor a check is not too long. Raises RunError, CheckFailed where a weight is not finite, and
+    CorpusError where the text is too short.
     """
     tokens = _validation(folder)
     model = folder.load_model(dtype)
+    for name, values in model.arena.tensors().items():
+        if not np.isfinite(values).all():
+            index = np.unravel_index(np.argmin(np.isfinite(values)), values.shape)
+            raise CheckFailed(
+                f"{name}{place(index)} of shape {list(values.shape)} is {values[index]}",
+                "no gradient can be checked with a weight that is not finite",
+            )
     batch, time = sizes_for(model.config, int(tokens.size))
     flops = sum(call.layer.flops(call.sizes) for call in model.record(TRAIN, batch, time).calls)
     affordable = OPERATIONS / (max(1, flops) * EVALUATIONS * len(model.arena.parameters))
@@ -51,18 +59,17 @@ def sizes_for(config: ModelConfig, tokens: int) -> tuple[int, int]:
     return min(batch, math.ceil((tokens - 1) / time)), time
 
 
-def run_flow(folder: RunFolder) -> Flow:
-    """A run's next steps, taken from its last checkpoint (without one: its best weights) on its validation text.
-
-    Raises RunError, and CorpusError where the text is too short.
+def run_flow(folder: RunFolder) -> tuple[Flow, list[str]]:
+    """Steps on a run's validation text from its last checkpoint on (without one: its best weights); and what is to be
+    said of that. Raises RunError, and CorpusError where the text is too short.
     """
     tokens, settings = _validation(folder), folder.read_settings()
     session = rehearsal(settings, settings.vocab_size or BYTES)
     fingerprint = folder.read_facts()["fingerprint"]
-    progress, _ = checkpoint.load(folder, session.tensors(), settings, fingerprint)
+    progress, passed = checkpoint.load(folder, session.tensors(), settings, fingerprint)
     if progress is None:
         folder.read_weights(session.model.arena)
-    return _flow(session, tokens, progress.step if progress else 0)
+    return _flow(session, tokens, progress.step if progress else 0), [f"passed over: {why}" for why in passed]
 
 
 def fresh_flow(seed: int) -> Flow:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cllm_cli.commands.options import MOST_THREADS, Debug, Json, Quiet, allow_threads
+from cllm_cli.commands.options import LARGEST_SEED, MOST_THREADS, Debug, Json, Quiet, allow_threads
 from cllm_cli.errors import ConfigError
 
 
@@ -27,7 +27,10 @@ def gradcheck(
     flow: Annotated[
         bool, typer.Option("--flow", help="Activations, gradients and updates over a few steps instead.")
     ] = False,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Of the numbers that are checked.")] = 1337,
+    seed: Annotated[
+        int,
+        typer.Option("--seed", metavar="N", min=0, max=LARGEST_SEED, help="Of the numbers that are checked."),
+    ] = 1337,
     threads: Annotated[
         int | None,
         typer.Option(
@@ -55,6 +58,7 @@ def gradcheck(
     from cllm_cli.errors import CheckFailed
     from cllm_cli.reporting.flow import show_flow
     from cllm_cli.reporting.tables import show_gradcheck
+    from cllm_cli.reporting.terminal import write_line
     from cllm_cli.training.records import json_line
     from cllm_cli.training.resolve import available_cores
     from cllm_cli.training.run_folder import RunFolder
@@ -64,6 +68,8 @@ def gradcheck(
     use_threads(threads or (available_cores() if flow else 1))
     folder = RunFolder(run) if run else None
     chosen = chosen_flow(folder, seed) if flow else chosen_checks(folder, layer, float32, seed)
+    for notice in chosen.notices:
+        write_line(sys.stderr, f"note: {notice}")
     prepare(chosen.calls, quiet or json)
     if json:
         for row in chosen.rows():

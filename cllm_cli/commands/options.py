@@ -17,7 +17,9 @@ from cllm_cli import config
 from cllm_cli.config import Settings, flag_of, setting_of, type_of
 from cllm_cli.errors import UsageError
 
-MOST_THREADS = setting_of(next(item for item in fields(Settings) if item.name == "threads")).high
+MOST_THREADS, LARGEST_SEED = (
+    setting_of(next(item for item in fields(Settings) if item.name == name)).high for name in ("threads", "seed")
+)
 
 
 def allow_threads(count: int | None) -> int | None:

@@ -13,10 +13,9 @@ from typing import Any, TextIO
 
 from rich.text import Text
 
-from cllm_cli.printable import one_line
 from cllm_cli.reporting.grid import Cell, Column, Grid, widened
 from cllm_cli.reporting.quantities import count, loss, scientific
-from cllm_cli.reporting.tables import Printer
+from cllm_cli.reporting.tables import Printer, short_name
 from cllm_cli.reporting.terminal import gauge
 
 Row = Mapping[str, Any]
@@ -53,7 +52,7 @@ def show_flow(rows: Iterable[Row], stream: TextIO) -> None:
     ratio = _bars([row["update_ratio"] if len(row["shape"]) > 1 else None for row in parameters], printer)
     cells: list[Sequence[Cell]] = [
         (
-            _short(row["name"]),
+            short_name(row["name"]),
             scientific(row["activation_rms"]),
             (forward[at], "cyan"),
             scientific(row["gradient_rms"]),
@@ -66,7 +65,7 @@ def show_flow(rows: Iterable[Row], stream: TextIO) -> None:
     _table(LAYERS, cells, printer)
     cells = [
         (
-            _short(row["name"]),
+            short_name(row["name"]),
             scientific(row["weight_rms"]),
             scientific(row["gradient_rms"]),
             scientific(row["update_rms"]),
@@ -94,7 +93,7 @@ def _show_end(end: Row, rows: list[Row], printer: Printer) -> None:
     named: dict[str, list[str]] = {}
     for row in rows:
         for finding in row["findings"]:
-            named.setdefault(finding, []).append(_short(row["name"]))
+            named.setdefault(finding, []).append(short_name(row["name"]))
     for finding, names in named.items():
         more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
         line = f"{finding}: {', '.join(names[:NAMED])}{more}"
@@ -104,9 +103,11 @@ def _show_end(end: Row, rows: list[Row], printer: Printer) -> None:
             printer.show(text)
     losses = end["losses"]
     change = f"loss {loss(losses[0])} to {loss(losses[-1])}, " if losses else ""
-    steps = f"{end['steps']} step{'' if end['steps'] == 1 else 's'} of {end['batch']} x {end['time']} tokens, "
+    parts = f"{end['grad_accum']} x " if end["grad_accum"] > 1 else ""
+    steps = f"{end['steps']} step{'' if end['steps'] == 1 else 's'} of {parts}{end['batch']} x {end['time']} tokens, "
+    rate = "" if any(end["rates"]) or not end["rates"] else "learning rate 0, "
     verdict = f"{count(end['findings'])} findings" if end["findings"] else "nothing out of the ordinary"
-    printer.show(Text.assemble(steps, change, (verdict, "bold red" if end["findings"] else "bold green")))
+    printer.show(Text.assemble(steps, change, rate, (verdict, "bold red" if end["findings"] else "bold green")))
 
 
 def _bars(values: Sequence[float | None], printer: Printer) -> list[str]:
@@ -123,7 +124,3 @@ def _bars(values: Sequence[float | None], printer: Printer) -> list[str]:
 
 def _findings(row: Row) -> Cell:
     return ", ".join(row["findings"]), "bold red"
-
-
-def _short(name: str) -> str:
-    return one_line(name).removeprefix("transformer.")

@@ -39,11 +39,11 @@ def widened(columns: Sequence[Column], rows: Iterable[Sequence[Cell]]) -> list[C
 
 
 class Grid:
-    """Lines of columns in `width` cells; None is a width without limit, such as a pipe's."""
+    """Lines of columns in `width` cells; None is a width without limit, such as a pipe's, where nothing is cut."""
 
     def __init__(self, columns: Sequence[Column], width: int | None = None, more: str = "..") -> None:
         self._columns = list(columns)
-        self._more = more
+        self._more, self._cut = more, width is not None
         self._kept = list(range(len(columns)))
         if width is not None:
             self._fit(width)
@@ -82,7 +82,7 @@ class Grid:
 
     def _placed(self, text: str, column: Column) -> str:
         room = column.cells - cell_len(text)
-        if column.left and room < 0:
+        if column.left and room < 0 and self._cut:
             return set_cell_size(text, column.cells - len(self._more)) + self._more
         return text + " " * room if column.left else " " * room + text
 

@@ -80,7 +80,7 @@ def show_gradcheck(rows: Iterable[Row], stream: TextIO) -> None:
                 (
                     one_line(str(row["layer"])),
                     one_line(" ".join(f"{letter}={extent}" for letter, extent in sizes.items())),
-                    one_line(str(row["tensor"]).removeprefix("transformer.")),
+                    short_name(row["tensor"]),
                     one_line(str(row["dtype"])),
                     scientific(row["error"]),
                     scientific(row["tolerance"]),
@@ -94,11 +94,16 @@ def show_gradcheck(rows: Iterable[Row], stream: TextIO) -> None:
             printer.show(Text(f"  at {one_line(row['entry'])} of shape {row['shape']}: {values}", "red"))
 
 
+def short_name(name: Any) -> str:
+    """A layer's or tensor's name for people, without what all of them begin with."""
+    return one_line(str(name)).removeprefix("transformer.")
+
+
 def _worst(check: Row | None) -> str:
     """The rest of the last line: the check that came nearest its tolerance."""
     if not check:
         return ""
-    name = one_line(str(check["tensor"])).removeprefix("transformer.")
+    name = short_name(check["tensor"])
     name = name if "." in name else f"{one_line(str(check['layer']))} {name}"
     return f"; worst {scientific(check['error'])} of {check['tolerance']:.2g} ({name})"
 

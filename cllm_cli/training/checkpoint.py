@@ -84,10 +84,10 @@ def save(
 def load(
     folder: RunFolder, tensors: Mapping[str, npt.NDArray[Any]], settings: Settings, fingerprint: str
 ) -> tuple[Progress | None, list[str]]:
-    """Fills `tensors` from the newest whole checkpoint; gives where it stands, and what was passed over and why.
+    """Fills `tensors` from the newest whole checkpoint; gives where it stands, and why newer ones were passed over.
 
-    No progress where there is no checkpoint at all. Raises RunError where checkpoints are there and none is whole, or
-    where the checkpoint is of other settings or another corpus.
+    Only reads. No progress where there is no checkpoint at all. Raises RunError where checkpoints are there and none
+    is whole, or where the checkpoint is of other settings or another corpus.
     """
     passed: list[str] = []
     for path in _found(folder):
@@ -107,12 +107,17 @@ def load(
             )
         with open_tensors(path / "state.safetensors") as source:
             copy_tensors(source, tensors, path)
-        for damaged in _found(folder)[: len(passed)]:
-            shutil.rmtree(damaged, ignore_errors=True)  # it would count as one of the last ones
         return Progress(**{item.name: manifest[item.name] for item in fields(Progress)}), passed
     if passed:
         raise RunError(f"no checkpoint in {folder.checkpoints} is whole: {passed[0]}", "start over with --force")
     return None, passed
+
+
+def discard_beyond(folder: RunFolder, step: int) -> None:
+    """Removes the checkpoints past this step: damaged ones, which would count among the last KEEP."""
+    for path in _found(folder):
+        if path.name > _name(step):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _found(folder: RunFolder) -> list[Path]:

@@ -135,6 +135,8 @@ def resume(
         if progress is None:
             session.notices.append("no checkpoint was saved yet: the run starts again from step 0")
             progress = Progress()
+        elif passed:
+            checkpoint.discard_beyond(folder, progress.step)
         session.progress = progress
         session.stepper.sampler.position = progress.position
         folder.write_settings(settings)
@@ -143,7 +145,7 @@ def resume(
 
 def rehearsal(settings: Settings, vocabulary: int, changes: Mapping[str, Any] | None = None) -> Session:
     """A session on random tokens that writes nothing: for timing a model of these settings, resolved or not."""
-    settings = make_settings(stated(settings), changes or {})
+    settings = make_settings(_by_steps(stated(settings)), changes or {})
     tokens = np.random.default_rng(settings.seed).integers(0, vocabulary, 1 << 20, token_dtype(vocabulary))
     tokenizer: Tokenizer = TOKENIZERS.load("byte").builder().finish(end_of_text=False)[0]
     text = Corpus(tokens[: 1 << 19], tokens[1 << 19 :], tokenizer, 1, "", 1 << 19, 1 << 19)
@@ -169,10 +171,15 @@ def resumed_settings(stored: Settings, given: Mapping[str, Any]) -> Settings:
         del kept["recompute"]  # it follows from the memory anew
     if {"epochs", "minutes", "steps"} & wanted.keys():
         kept = {name: value for name, value in kept.items() if name not in ("epochs", "minutes", "steps")}
-    elif stored.steps is not None:
-        # The number of steps that epochs or minutes came to is what the run goes by.
-        kept = {name: value for name, value in kept.items() if name not in ("epochs", "minutes")}
+    else:
+        kept = _by_steps(kept)
     return make_settings(kept, {name: value for name, value in wanted.items() if name in FREE})
+
+
+def _by_steps(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Stored settings without epochs and minutes, once the number of steps that they came to is known."""
+    known = values.get("steps") is not None
+    return {name: value for name, value in values.items() if not (known and name in ("epochs", "minutes"))}
 
 
 def use_threads(count: int) -> None:

@@ -60,7 +60,8 @@ def found(change=lambda tensors: None, steps=3, **more):
 def test_a_new_model_has_nothing_out_of_the_ordinary():
     findings, end = found()
     assert findings == {}
-    assert end == {**end, "event": "end", "steps": 3, "batch": 4, "time": 8, "findings": 0, "first_nonfinite": None}
+    sizes = {"event": "end", "steps": 3, "batch": 4, "grad_accum": 1, "time": 8}
+    assert end == {**end, **sizes, "findings": 0, "first_nonfinite": None}
     assert len(end["losses"]) == 3
     assert math.log(256) == pytest.approx(end["losses"][0], rel=0.05)
 
@@ -129,6 +130,29 @@ def test_dead_units_are_counted():
     assert (row["dead"], row["units"], row["findings"]) == (5, 64, ["dead units"])
 
 
+def test_a_unit_that_passes_on_at_some_row_is_not_dead():
+    """Although the row with the largest gradient, by far, is one where it does not."""
+    flow = tiny_flow()
+    gelu = next(run for run in flow.stepper.replay.plan.backward if run.call.layer.name == "gelu")
+    arrays = {name: flow.stepper.replay.array(place) for name, place in gelu.places.items()}
+    number = flow.program.calls.index(gelu.call)
+    arrays["dout"][:], arrays["dx"][:] = 1, 1
+    arrays["dout"][0], arrays["dx"][0] = 1e6, 0
+    arrays["dx"][:, 7] = 0  # dead
+    arrays["dout"][:, 9], arrays["dx"][:, 9] = 0, 0  # nothing reaches it
+    flow._see_gradients(gelu, number, set())
+    passes, reached = flow._units[number]
+    assert list(np.flatnonzero(reached & ~passes)) == [7]
+
+
+@pytest.mark.parametrize("recompute", ["cheap", "block"])
+def test_what_is_recomputed_is_seen_once(recompute):
+    rows, end = observed(tiny_flow(recompute=recompute, dropout=0.1), 2)
+    wanted, wanted_end = observed(tiny_flow(dropout=0.1), 2)
+    assert end == wanted_end
+    assert rows == wanted
+
+
 def test_gains_at_zero_are_named():
     def shut(tensors):
         tensors[f"{BLOCK}.ln_1.weight"][:3] = 0
@@ -158,6 +182,14 @@ def test_updates_that_rounding_loses_are_named():
     assert findings["transformer.wte.weight"] == ["lost update"]
 
 
+def test_a_schedule_at_its_end_loses_no_update():
+    session = rehearsal(make_settings(TINY, {"min_lr": 0.0}), 256)
+    windows = Windows(package_text()[:4000], 8, 4)
+    _, end = observed(Flow(session.stepper, schedule_of(session.settings), windows, first=100), 2)
+    assert end["rates"] == [0.0, 0.0]
+    assert end["findings"] == 0
+
+
 def test_vanishing_and_exploding_gradients_are_named():
     def shrink(tensors):
         tensors[f"{BLOCK}.attn.c_proj.weight"][:] *= 1e-4
@@ -165,11 +197,18 @@ def test_vanishing_and_exploding_gradients_are_named():
     findings, _ = found(shrink, 1)
     assert findings[f"{BLOCK}.attention"] == ["vanishing"]
 
+    def weaken(tensors):
+        tensors["transformer.ln_f.weight"][:] *= 1e-6
+
+    findings, _ = found(weaken, 1)
+    assert findings["positions"] == findings[f"{BLOCK}.gelu"] == ["vanishing"]
+    assert "transformer.ln_f" not in findings
+
     def grow(tensors):
-        tensors["transformer.ln_f.weight"][:] *= 1e-6  # all before it get little, and it alone its full gradient
+        tensors["transformer.ln_f.weight"][:] *= 1e5
 
     findings, _ = found(grow, 1)
-    assert findings["transformer.ln_f"] == ["exploding"]
+    assert findings["positions"] == findings[f"{BLOCK}.gelu"] == ["exploding"]
 
 
 def test_the_first_that_is_not_finite_is_named_and_ends_it():
@@ -186,7 +225,35 @@ def test_the_first_that_is_not_finite_is_named_and_ends_it():
 
     findings, end = found(overflow)
     assert end["first_nonfinite"] == f"activation of {BLOCK}.attn.c_attn at step 1"
-    assert f"{BLOCK}.ln_1" not in findings or findings[f"{BLOCK}.ln_1"] == ["not finite"]  # its gradient is NaN
+    assert "embedding" not in findings or findings["embedding"] == ["not finite"]  # by its gradient
+
+
+@pytest.mark.parametrize("what", ["gradient", "update"])
+@pytest.mark.parametrize("step", [1, 2])
+def test_the_step_is_named_in_which_something_is_not_finite(what, step, monkeypatch):
+    flow = tiny_flow()
+    arena, name = flow.stepper.model.arena, "transformer.ln_f.bias"
+    updater = flow.stepper.updater
+    if what == "update":
+
+        def spoil(number, *more, update=updater.update):
+            update(number, *more)
+            if number == step:
+                arena.parameter(name)[3] = np.inf
+
+        monkeypatch.setattr(updater, "update", spoil)
+    else:
+
+        def run(*more, forward_backward=flow._forward_backward):
+            loss = forward_backward(*more)
+            if len(flow.losses) == step - 1:
+                arena.gradient(name)[3] = np.nan
+            return loss
+
+        monkeypatch.setattr(flow, "_forward_backward", run)
+    _, end = observed(flow)
+    assert end["first_nonfinite"] == f"{what} of {name} at step {step}"
+    assert end["steps"] == step
 
 
 ROW = {"activation_rms": 1.0, "activation_max": 2.0, "gradient_rms": 1.0, "dead": 0, "massive": False}

@@ -29,7 +29,16 @@ ROWS = [
     parameter("transformer.wte.weight", [16, 8], 1e-3),
     parameter("transformer.h.0.mlp.c_fc.weight", [8, 32], 0.2, "large update"),
     parameter("transformer.h.0.mlp.c_fc.bias", [32], 1.0),
-    {"event": "end", "steps": 2, "batch": 4, "time": 8, "losses": [5.5, 5.25], "findings": 3},
+    {
+        "event": "end",
+        "steps": 2,
+        "batch": 4,
+        "grad_accum": 1,
+        "time": 8,
+        "losses": [5.5, 5.25],
+        "rates": [0.1, 0.0],
+        "findings": 3,
+    },
 ]
 
 
@@ -44,6 +53,12 @@ def test_a_pipe_gets_every_figure_in_ascii(pipe):
     assert ["h.0.mlp.c_fc.bias", "2.00e-02", "1.00e-03", "2.00e-05", "1.00e+00"] in lines
     assert "dead units: h.0.gelu" in text.splitlines()
     assert text.splitlines()[-1] == "2 steps of 4 x 8 tokens, loss 5.5000 to 5.2500, 3 findings"
+
+
+def test_accumulation_and_a_schedule_at_its_end_are_told(pipe):
+    show_flow([{**ROWS[-1], "grad_accum": 3, "rates": [0.0, 0.0], "findings": 0}], pipe)
+    wanted = "2 steps of 3 x 4 x 8 tokens, loss 5.5000 to 5.2500, learning rate 0, nothing out of the ordinary"
+    assert pipe.getvalue().splitlines()[-1] == wanted
 
 
 def test_bars_grow_with_the_logarithm(pipe):

@@ -29,9 +29,10 @@ def test_the_highest_rank_goes_first():
 
 
 def test_text_is_cut_to_its_column_in_cells():
-    grid = Grid((Column("name", 6, left=True), Column("n", 2)), more="…")
+    grid = Grid((Column("name", 6, left=True), Column("n", 2)), 10, more="…")
     assert grid.line(("embedding", "1")).plain == "embed…   1"
     assert grid.line(("日本語日本", "1")).plain == "日本 …   1"
+    assert Grid((Column("name", 6, left=True), Column("n", 2))).line(("embedding", "1")).plain == "embedding   1"
 
 
 def test_columns_can_be_as_wide_as_their_rows():
