@@ -23,6 +23,8 @@ f32, f64 = np.float32, np.float64
 LOG2E32, LOG2E64 = f32(1.4426950408889634), f64(1.4426950408889634)
 LN2_HIGH32, LN2_LOW32 = f32(0.693359375), f32(-2.1219444e-4)
 LN2_HIGH64, LN2_LOW64 = f64(0.6931471803691238), f64(1.9082149292705877e-10)
+TINY32, TINY64 = f32(2.0**-126), 2.0**-1022  # the least normal numbers
+INF32, NAN32 = f32(np.inf), f32(np.nan)
 ROUND32, ROUND64 = f32(ROUND["float32"]), f64(ROUND["float64"])
 
 
@@ -102,18 +104,26 @@ def _tanh64(x):
 
 @precise
 def _log32(x):
-    m, n = split_exponent(x)
+    positive = (x > f32(0)) & (x < INF32)
+    normal = x if positive else f32(1)
+    small = normal < TINY32
+    m, n = split_exponent(normal * f32(2**24) if small else normal)
+    n -= f32(24) if small else f32(0)
     s = (m - f32(1)) / (m + f32(1))
     y = (f32(2) * s + (f32(2) * s * _tail32(s * s) + n * LN2_LOW32)) + n * LN2_HIGH32
-    return y if x == x else x  # the bits of a NaN split into numbers
+    return y if positive else x if x > f32(0) else -INF32 if x == f32(0) else NAN32
 
 
 @precise
 def _log64(x):
-    m, n = split_exponent(x)
+    positive = (x > 0.0) & (x < np.inf)
+    normal = x if positive else 1.0
+    small = normal < TINY64
+    m, n = split_exponent(normal * 2.0**53 if small else normal)
+    n -= 53.0 if small else 0.0
     s = (m - 1.0) / (m + 1.0)
     y = (2.0 * s + (2.0 * s * _tail64(s * s) + n * LN2_LOW64)) + n * LN2_HIGH64
-    return y if x == x else x  # the bits of a NaN split into numbers
+    return y if positive else x if x > 0.0 else -np.inf if x == 0.0 else np.nan
 
 
 def exp(x):
@@ -127,7 +137,7 @@ def tanh(x):
 
 
 def log(x):
-    """ln x for positive normal x; NaN stays NaN, anything else is meaningless."""
+    """ln x; −∞ of 0, NaN below."""
     return _log32(x) if isinstance(x, np.float32) else _log64(x)
 
 

@@ -302,13 +302,10 @@ def ulp(value):
 def error_of(name, x, out):
     """How far `out` is off, in ulp; of GELU below 0 in ulp of x. Overflow is the next number after the largest.
 
-    A NaN that is lost or made is an infinite error. What a function does not promise is none: log of what is no
-    positive normal number, GELU of −∞.
+    A NaN that is lost or made is an infinite error; log below 0 and GELU of −∞ are NaN.
     """
-    if x != x:
+    if x != x or (name == 2 and x < 0) or (name == 3 and x == -np.inf):
         return np.inf if out == out else 0.0
-    if (name == 2 and not 2.0**-126 <= x < np.inf) or (name == 3 and x == -np.inf):
-        return 0.0
     if out != out:
         return np.inf
     most = 2.0**128
