@@ -17,6 +17,8 @@ class Stage(NamedTuple):
 LAYER = "tests/layers/test_every_layer.py"
 LAWS = "tests/layers/test_layer_laws.py"
 WHOLE = ("tests/model", "tests/training/test_step.py")
+PRODUCTS = ("tests/kernels/test_simd.py", "tests/kernels/test_gemm.py")
+PLAIN = Stage(("tests/kernels/test_jit_off.py",))  # Python notices what Numba forgives
 
 
 def layer_stages(names: str, *own: str) -> list[Stage]:
@@ -25,21 +27,32 @@ def layer_stages(names: str, *own: str) -> list[Stage]:
         Stage((LAYER,), f"({names}) and (finite or oracle)"),
         Stage((*own, LAYER), f"({names}) or test_attention or test_cross or test_dropout or test_embed"),
         Stage((LAWS,), names.replace("-N", "").replace("-B", "")),
+        PLAIN,
     ]
 
 
 MODULES: dict[str, list[Stage]] = {
+    "kernels/bits.py": [Stage(("tests/kernels/test_simd.py", "tests/kernels/test_math.py")), PLAIN],
     "kernels/gemm.py": [
         Stage(("tests/kernels/test_gemm.py",)),
         Stage(("tests/kernels/test_gemm_every_size.py",)),
         Stage((LAYER,), "attention-B and (finite or oracle)"),
+        PLAIN,
     ],
-    "kernels/math.py": [Stage(("tests/kernels/test_math.py",))],
-    "kernels/packing.py": [Stage(("tests/kernels/test_packing.py",))],
+    "kernels/gemv.py": [Stage(PRODUCTS), Stage(("tests/kernels/test_gemm_every_size.py",)), PLAIN],
+    "kernels/math.py": [Stage(("tests/kernels/test_math.py",)), PLAIN],
+    "kernels/packing.py": [
+        Stage(("tests/kernels/test_packing.py",)),
+        Stage(("tests/kernels/test_gemm_every_size.py",)),
+        PLAIN,
+    ],
+    "kernels/pointers.py": [Stage(("tests/kernels/test_simd.py", "tests/kernels/test_packing.py")), PLAIN],
     "kernels/reduce.py": [
         Stage(("tests/kernels/test_reduce.py",)),
         Stage((LAYER,), "(linear-N or layernorm or cross_entropy) and finite"),
+        PLAIN,
     ],
+    "kernels/simd.py": [Stage(PRODUCTS), Stage(("tests/kernels/test_packing.py",)), PLAIN],
     "layers/attention.py": layer_stages("attention-B", "tests/layers/test_attention.py"),
     "layers/cross_entropy.py": layer_stages("cross_entropy-N", "tests/layers/test_cross_entropy.py"),
     "layers/dropout.py": layer_stages("dropout-N", "tests/layers/test_dropout.py"),
@@ -50,6 +63,9 @@ MODULES: dict[str, list[Stage]] = {
     "layers/linear.py": layer_stages("linear-N or linear_nobias-N"),
     "layers/positions.py": layer_stages("positions-B", "tests/layers/test_embeddings.py"),
     "layers/residual.py": layer_stages("split-N or add-N"),
+    "model/decode.py": [Stage(("tests/model/test_decode.py",))],
+    "model/gpt2.py": [Stage(WHOLE)],
+    "model/init.py": [Stage(("tests/model/test_gpt2.py", "tests/model/test_arena.py")), Stage(WHOLE)],
     "model/plan.py": [Stage(("tests/model/test_program.py",)), Stage(WHOLE)],
     "model/recompute.py": [Stage(("tests/model/test_program.py",))],
     "model/workspace.py": [Stage(("tests/model/test_program.py",)), Stage(WHOLE)],
@@ -66,12 +82,14 @@ MODULES: dict[str, list[Stage]] = {
     ],
 }
 
-# What decides speed and memory but no result: sizes of blocks, and how work is shared out. Neither their own values
-# are mutated, nor what is assigned to them, nor the functions that choose them.
+# What decides speed and memory but no result: sizes of blocks, and what a way to share out work costs. Neither their
+# own values are mutated, nor what is assigned to them, nor the functions that choose them.
 TUNING: dict[str, set[str]] = {
-    "kernels/gemm.py": {"KC", "BLOCK", "STEP", "block_rows", "grid", "blocks", "shares"},
+    "kernels/gemm.py": {"KC", "BLOCK", "STEP", "block_rows", "cost"},
+    "kernels/gemv.py": {"LINE", "ROWS", "AHEAD", "ahead"},
     "kernels/packing.py": {"AHEAD", "fetch_panel"},
     "kernels/reduce.py": {"CHUNKS"},
+    "kernels/simd.py": {"TILES", "UNROLL"},
     "layers/attention.py": {"STRIP", "shares"},
     "layers/cross_entropy.py": {"LOGITS", "LEAST_ROWS", "MOST_ROWS", "chunk_rows"},
     "layers/embedding.py": {"COLUMNS"},
