@@ -8,6 +8,7 @@ An element is summed exactly as the tiles of `kernels.gemm` sum it, so its bits 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from numba import prange, types
@@ -35,23 +36,7 @@ def _row_adder(rows: int) -> Any:
         """add(sums, x, b, ldb, n): sums[j] += x[r]·b[r·ldb + j] for each of some rows r in turn; n is whole lines."""
         if not isinstance(sums, types.CPointer):
             return None
-
-        def emit(builder: Any, real: Any, args: Any) -> None:
-            sums, x, b, ldb, n = args
-            code, size = Vectors(builder, real), n.type
-            factors = [code.spread(builder.load(builder.gep(x, [size(r)]))) for r in range(rows)]
-            lines = [builder.gep(b, [builder.mul(size(r), ldb)]) for r in range(rows)]
-            ahead = builder.mul(size(AHEAD), ldb)
-            with cgutils.for_range_slice(builder, size(0), n, size(LINE // code.itemsize)) as (line, _):
-                for row in lines:
-                    emit_prefetch(builder, row, builder.add(ahead, line))
-                for v in range(0, LINE // code.itemsize, code.lanes):
-                    at = builder.add(line, size(v))
-                    total = code.load(sums, at)
-                    for factor, row in zip(factors, lines, strict=True):
-                        total = code.fma(factor, code.load(row, at), total)
-                    code.store(total, sums, at)
-
+        emit = partial(emit_row_sums, rows=rows)
         shape = types.void(sums, sums, sums, types.intp, types.intp)
         return shape, as_function(f"add_{rows}_rows", sums.dtype, emit)
 
@@ -70,35 +55,52 @@ def _plain_add_columns(sums: Any, x: Any, b: Any, ldb: int, k: int) -> None:
 @twin(_plain_add_columns)
 @intrinsic
 def add_columns(typingctx: Any, sums: Any, x: Any, b: Any, ldb: Any, k: Any) -> Any:
-    """add_columns(sums, x, b, ldb, k): sums[j] += x[p]·b[j·ldb + p] for p < k in turn, j < NR; k is whole vectors.
-
-    Squares of vectors are transposed in registers, as when a panel is packed.
-    """
+    """add_columns(sums, x, b, ldb, k): sums[j] += x[p]·b[j·ldb + p] for p < k in turn, j < NR; k is whole vectors."""
     if not isinstance(sums, types.CPointer):
         return None
+    shape = types.void(sums, sums, sums, types.intp, types.intp)
+    return shape, as_function("add_columns", sums.dtype, emit_column_sums)
 
-    def emit(builder: Any, real: Any, args: Any) -> None:
-        sums, x, b, ldb, k = args
-        code, size = Vectors(builder, real), k.type
-        lanes, width = code.lanes, TILE.vectors * code.lanes
-        totals = [cgutils.alloca_once_value(builder, code.load(sums, size(j))) for j in range(0, width, lanes)]
-        lines = [builder.gep(b, [builder.mul(size(j), ldb)]) for j in range(width)]
-        ahead = builder.mul(size(width), ldb)  # the same place in the columns that come next
-        with cgutils.for_range_slice(builder, size(0), k, size(lanes)) as (at, _):
-            factors = [code.spread(builder.load(builder.gep(x, [builder.add(at, size(p))]))) for p in range(lanes)]
-            for square, place in enumerate(totals):
-                rows = []
-                for line in lines[square * lanes : (square + 1) * lanes]:
-                    rows.append(code.load(line, at))
-                    emit_prefetch(builder, line, builder.add(ahead, at))
-                total = builder.load(place)
-                for factor, row in zip(factors, emit_transposed(builder, rows), strict=True):
-                    total = code.fma(factor, row, total)
-                builder.store(total, place)
+
+def emit_row_sums(builder: Any, real: Any, args: Any, rows: int) -> None:
+    """The LLVM code of `add_rows`: a cache line of sums at a time, and of each row the same line asked for ahead."""
+    sums, x, b, ldb, n = args
+    code, size = Vectors(builder, real), n.type
+    factors = [code.spread(builder.load(builder.gep(x, [size(r)]))) for r in range(rows)]
+    lines = [builder.gep(b, [builder.mul(size(r), ldb)]) for r in range(rows)]
+    ahead = builder.mul(size(AHEAD), ldb)
+    with cgutils.for_range_slice(builder, size(0), n, size(LINE // code.itemsize)) as (line, _):
+        for row in lines:
+            emit_prefetch(builder, row, builder.add(ahead, line))
+        for v in range(0, LINE // code.itemsize, code.lanes):
+            at = builder.add(line, size(v))
+            total = code.load(sums, at)
+            for factor, row in zip(factors, lines, strict=True):
+                total = code.fma(factor, code.load(row, at), total)
+            code.store(total, sums, at)
+
+
+def emit_column_sums(builder: Any, real: Any, args: Any) -> None:
+    """The LLVM code of `add_columns`: squares of vectors are transposed in registers, as when a panel is packed."""
+    sums, x, b, ldb, k = args
+    code, size = Vectors(builder, real), k.type
+    lanes, width = code.lanes, TILE.vectors * code.lanes
+    totals = [cgutils.alloca_once_value(builder, code.load(sums, size(j))) for j in range(0, width, lanes)]
+    lines = [builder.gep(b, [builder.mul(size(j), ldb)]) for j in range(width)]
+    ahead = builder.mul(size(width), ldb)  # the same place in the columns that come next
+    with cgutils.for_range_slice(builder, size(0), k, size(lanes)) as (at, _):
+        factors = [code.spread(builder.load(builder.gep(x, [builder.add(at, size(p))]))) for p in range(lanes)]
         for square, place in enumerate(totals):
-            code.store(builder.load(place), sums, size(square * lanes))
-
-    return types.void(sums, sums, sums, types.intp, types.intp), as_function("add_columns", sums.dtype, emit)
+            rows = []
+            for line in lines[square * lanes : (square + 1) * lanes]:
+                rows.append(code.load(line, at))
+                emit_prefetch(builder, line, builder.add(ahead, at))
+            total = builder.load(place)
+            for factor, row in zip(factors, emit_transposed(builder, rows), strict=True):
+                total = code.fma(factor, row, total)
+            builder.store(total, place)
+    for square, place in enumerate(totals):
+        code.store(builder.load(place), sums, size(square * lanes))
 
 
 @inner
