@@ -153,7 +153,7 @@ def table(results: list[Result]) -> str:
     head = f"{'ms':>10}{'tokens/s':>10}{'of roof':>9}{'speed':>8}{'peak MB':>9}{'memory':>8}"
     rows = [f"{'shape':<{width}} {'side':<16}{head}"]
     for row in results:
-        rivals = [r for r in results if r["shape"] == row["shape"] and r["side"].startswith("torch")]
+        rivals = rivals_of(row, results)
         speed, memory, roof = "–", "–", roof_share(row)
         if rivals:
             speed = f"{row['tokens_per_s'] / max(r['tokens_per_s'] for r in rivals):.2f}×"
@@ -163,6 +163,15 @@ def table(results: list[Result]) -> str:
             f"{'–' if roof is None else f'{roof:.0%}':>9}{speed:>8}{row['peak_rss'] / 1e6:>9.0f}{memory:>8}"
         )
     return "\n".join(rows)
+
+
+def rivals_of(row: Result, results: list[Result]) -> list[Result]:
+    """The PyTorch sides at the same task and shape."""
+    return [
+        other
+        for other in results
+        if (other["task"], other["shape"]) == (row["task"], row["shape"]) and other["side"].startswith("torch")
+    ]
 
 
 def roof_share(row: Result) -> float | None:

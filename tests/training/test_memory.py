@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -63,6 +65,40 @@ def test_what_is_planned_is_what_a_session_takes(policy, optimizer):
     session = rehearsal(given, 300)
     planned = planned_bytes(session.settings, policy)
     assert session.memory == {**planned, "total": sum(planned.values())}
+
+
+# A process of its own: what a model takes shows only where nothing was freed before. The small one loads the kernels.
+GROWTH = """
+import sys
+from cllm_cli.config import make_settings
+from cllm_cli.optim.schedule import Schedule
+from cllm_cli.training.resident import resident_bytes
+from cllm_cli.training.session import rehearsal, use_threads
+
+use_threads(2)
+schedule = Schedule("constant", 1e-3, 1e-3, 0, 10)
+small = {"n_layer": 1, "n_head": 1, "n_embd": 8, "block_size": 4, "batch_size": 1}
+large = {"n_layer": 4, "n_head": 8, "n_embd": 512, "block_size": 256, "batch_size": 4}
+taken, kept = [], []
+for sizes, vocabulary in [(small, 256), (large, 8192)]:
+    settings = make_settings({**sizes, "steps": 9, "dropout": 0.1, "recompute": sys.argv[1]})
+    kept.append(rehearsal(settings, vocabulary))
+    for step in range(2):
+        kept[-1].stepper.run(step, schedule)
+    taken.append(resident_bytes())
+print(taken[1] - taken[0], kept[-1].memory["total"])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", POLICIES)
+def test_what_is_planned_is_what_the_system_counts(policy):
+    """Within 5 %, of some 400 MB: the corpus and the buffers of batches come on top."""
+    command = [sys.executable, "-W", "error", "-c", GROWTH, policy]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    grown, planned = map(int, done.stdout.split())
+    assert 3e8 < planned <= grown <= 1.05 * planned
 
 
 def test_each_policy_needs_less(settings):
