@@ -1,0 +1,76 @@
+"""How long one waits: the first start of all with nothing compiled, a warm start, and the help.
+
+    python benchmarks/start.py [--preset nano] [--turns 9] [--cold-turns 3]
+
+A start is measured from the start of the process to the event of its first training step. Cold ones each have an
+empty folder of compiled kernels. Standard output: JSON lines. Standard error: a table of medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from machine import describe, versions
+from streams import emit, tell
+
+SAMPLE = Path(__file__).parents[1] / "sample_data"
+
+
+def seconds_to_step(preset: str, folder: Path, cache: Path) -> float:
+    """From the start of `cllm train` to its first step."""
+    text = next(SAMPLE.glob("*.txt"))
+    command = [sys.executable, "-m", "cllm_cli", "train", str(text), "--preset", preset, "--out", str(folder)]
+    command += ["--json", "--quiet", "--log-every", "1", "--steps", "50", "--force"]
+    began = time.perf_counter()
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env={**os.environ, "CLLM_CACHE_DIR": str(cache)}
+    ) as process:
+        assert process.stdout
+        for line in process.stdout:
+            if json.loads(line)["event"] == "step":
+                seconds = time.perf_counter() - began
+                process.kill()
+                return seconds
+    raise SystemExit(f"cllm train ended with exit code {process.returncode} before its first step")
+
+
+def seconds_to_help() -> float:
+    """Of `cllm --help`."""
+    began = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "cllm_cli", "--help"], stdout=subprocess.DEVNULL, check=True)
+    return time.perf_counter() - began
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--preset", default="nano")
+    parser.add_argument("--turns", type=int, default=9)
+    parser.add_argument("--cold-turns", type=int, default=3)
+    options = parser.parse_args()
+    emit({"event": "machine", **describe(), "versions": versions("cllm", "numba", "llvmlite")})
+    with tempfile.TemporaryDirectory() as name:
+        folder, warm = Path(name, "run"), Path(name, "warm")
+        caches = iter(Path(name, f"cold {turn}") for turn in range(options.cold_turns))
+        waits: dict[str, tuple[int, Callable[[], float]]] = {
+            "first start of all": (options.cold_turns, lambda: seconds_to_step(options.preset, folder, next(caches))),
+            "warm start": (options.turns, lambda: seconds_to_step(options.preset, folder, warm)),
+            "--help": (options.turns, seconds_to_help),
+        }
+        seconds_to_step(options.preset, folder, warm)
+        for what, (turns, wait) in waits.items():
+            seconds = [wait() for _ in range(turns)]
+            emit({"event": "start", "what": what, "seconds": statistics.median(seconds), "turns": seconds})
+            tell(f"{what:<20}{statistics.median(seconds):>8.2f} s   ({min(seconds):.2f} to {max(seconds):.2f})")
+
+
+if __name__ == "__main__":
+    main()
