@@ -117,7 +117,7 @@ def products(shapes: list[str], turns: int, threads: int, roof: float) -> list[R
 
 def layers(name: str, turns: int, roof: Any) -> list[Result]:
     """Every kernel of a training step of a shape, one row for each layer, direction and size."""
-    from cllm_cli.profiling.layers import PASSES, moved_bytes
+    from cllm_cli.profiling.layers import PASSES
     from cllm_cli.training.session import rehearsal
 
     shape = named_shape(name)
@@ -129,15 +129,15 @@ def layers(name: str, turns: int, roof: Any) -> list[Result]:
     bound = zip(
         [*replay.plan.forward, *replay.plan.backward], [*replay.forward_runs, *replay.backward_runs], strict=True
     )
-    for run, (kernel, fixed, names) in bound:
+    for run, runner in bound:
         layer, sizes = run.call.layer, dict(run.call.sizes)
         kind = (layer.name, run.direction, str(sizes))
         if kind in seen:
             continue
         seen.add(kind)
-        (seconds,) = seconds_of([functools.partial(kernel, *fixed, *[values[key] for key in names])], turns)
+        (seconds,) = seconds_of([functools.partial(runner.kernel, *runner.arguments(values))], turns)
         gflops = PASSES[run.direction] * layer.flops(sizes) / seconds / 1e9
-        gbytes = moved_bytes(run, 4) / seconds / 1e9
+        gbytes = run.moved_bytes(4) / seconds / 1e9
         shares = {"roof_share": gflops / roof.gflops, "copy_share": gbytes / roof.gbytes}
         row = {"event": "layer", "shape": name, "name": layer.name, "direction": run.direction, "sizes": sizes}
         results.append(row | {"ms": 1e3 * seconds, "gflops": gflops, "gbytes_per_s": gbytes, **shares})

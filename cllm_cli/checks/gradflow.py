@@ -138,8 +138,8 @@ class Flow:
         replay.given["targets"][:] = y.reshape(-1)
         plan, loss, done = replay.plan, 0.0, set[int]()
         bound = [*replay.forward_runs, *replay.backward_runs]
-        for run, (kernel, fixed, names) in zip([*plan.forward, *plan.backward], bound, strict=True):
-            kernel(*fixed, *[values[name] for name in names])
+        for run, runner in zip([*plan.forward, *plan.backward], replay.ready(bound), strict=True):
+            runner.kernel(*runner.arguments(values))
             number = self._numbers[id(run.call)]
             if run.direction in ("forward", "forward_backward"):  # what is recomputed was seen
                 output = next(iter(run.call.outputs))

@@ -37,7 +37,7 @@ def pack_size(m: int, n: int, k: int, threads: int, itemsize: int) -> int:
     """Elements of packing space that a product of m × k by k × n needs on `threads` threads."""
     nr, depth = columns(itemsize), min(k, KC)
     height = min(-(-m // MR) * MR, block_rows(depth, nr))
-    return max(threads * (depth * (height + nr) + MR * nr), n if m == 1 else 0)
+    return max(threads * (depth * (height + nr) + MR * nr), n)  # n: the sums of a single row
 
 
 limit_rows = inner(block_rows)

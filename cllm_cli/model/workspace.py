@@ -6,8 +6,8 @@ largest.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -19,7 +19,19 @@ from cllm_cli.model.program import Program
 from cllm_cli.model.runs import CACHE, VALUE, Key, Place, Run
 
 Caches = dict[Key, np.ndarray]
-Runner = tuple[Callable[..., None], tuple[Any, ...], tuple[str, ...]]
+
+
+class Runner(NamedTuple):
+    """A run's kernel with its fixed arguments, the names of the step arguments that follow, and its threads."""
+
+    kernel: Callable[..., None]
+    fixed: tuple[Any, ...]
+    names: tuple[str, ...]
+    threads: int
+
+    def arguments(self, step: Mapping[str, Any]) -> tuple[Any, ...]:
+        """All arguments, given the step's."""
+        return (*self.fixed, *[step[name] for name in self.names])
 
 
 class Workspace:
@@ -51,24 +63,34 @@ class Replay:
 
     def forward(self, **step: Any) -> None:
         """Runs the program; `step` has the step arguments that its layers declare."""
-        # Scratch was planned for so many threads; another session, or another Python thread, may have set others.
-        numba.set_num_threads(self.program.sizes["threads"])
-        for kernel, fixed, names in self.forward_runs:
-            kernel(*fixed, *[step[name] for name in names])
+        for runner in self.ready(self.forward_runs):
+            runner.kernel(*runner.arguments(step))
 
     def backward(self, **step: Any) -> None:
         """Adds the gradient of the last forward to the arena's gradients."""
-        numba.set_num_threads(self.program.sizes["threads"])
-        for kernel, fixed, names in self.backward_runs:
-            kernel(*fixed, *[step[name] for name in names])
+        for runner in self.ready(self.backward_runs):
+            runner.kernel(*runner.arguments(step))
+
+    def ready(self, runners: Iterable[Runner]) -> Iterator[Runner]:
+        """Each in turn when the threads are set for it; afterwards they are those of the program again."""
+        # Scratch was planned for so many threads; another session, or another Python thread, may have set others.
+        most = threads = self.program.sizes["threads"]
+        numba.set_num_threads(most)
+        for runner in runners:
+            if runner.threads != threads:
+                threads = runner.threads
+                numba.set_num_threads(threads)
+            yield runner
+        if threads != most:
+            numba.set_num_threads(most)
 
     def calls(self, step: Mapping[str, Any]) -> list[tuple[Any, tuple[Any, ...]]]:
         """Every kernel run with its arguments, for whoever compiles or times them."""
         runs = [*self.forward_runs, *self.backward_runs]
-        return [(kernel, (*fixed, *[step[name] for name in names])) for kernel, fixed, names in runs]
+        return [(runner.kernel, runner.arguments(step)) for runner in runs]
 
     def bind(self, run: Run) -> Runner:
-        """A run's kernel with its fixed arguments, and the names of the step arguments that follow them."""
+        """A run's kernel with the memory that its arguments mean."""
         fixed: list[Any] = []
         names: list[str] = []
         params = run.call.params
@@ -84,7 +106,8 @@ class Replay:
             else:
                 full = next(params[param] for param in params if gradient(param) == name)
                 fixed.append(self._arena.gradient(full))
-        return run.kernel, tuple(fixed), tuple(names)
+        threads = run.threads(self._arena.dtype.itemsize, self.program.sizes["threads"])
+        return Runner(run.kernel, tuple(fixed), tuple(names), threads)
 
     def array(self, place: Place) -> np.ndarray:
         """The memory that a place means."""

@@ -6,7 +6,6 @@ every tensor that a kernel reads or writes, scratch aside, counted once.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,8 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from cllm_cli.layers.base import arguments, gradient, resolve
-from cllm_cli.model.runs import SCRATCH, Run
+from cllm_cli.model.runs import Run
 from cllm_cli.optim.clip import global_norm, norm_scratch
 from cllm_cli.profiling.roof import Roof
 from cllm_cli.training.step import Stepper
@@ -43,7 +41,8 @@ class StepProfile:
         self.stepper = stepper
         plan, replay = stepper.replay.plan, stepper.replay
         self._runs = [*plan.forward, *plan.backward]
-        self._bound = list(zip(self._runs, plan.alive, [*replay.forward_runs, *replay.backward_runs], strict=True))
+        self._bound = [*replay.forward_runs, *replay.backward_runs]
+        self._alive = plan.alive
         time_steps = stepper.model.config.block_size
         self._x = np.zeros((stepper.accumulate, stepper.batch, time_steps), np.int32)
         self._y = np.zeros_like(self._x)
@@ -68,10 +67,10 @@ class StepProfile:
         for micro in range(stepper.accumulate):
             replay.given["tokens"][:] = x[micro].reshape(-1)
             replay.given["targets"][:] = y[micro].reshape(-1)
-            for run, alive, (kernel, fixed, names) in self._bound:
-                given = [values[name] for name in names]
+            for run, alive, runner in zip(self._runs, self._alive, replay.ready(self._bound), strict=True):
+                arguments = runner.arguments(values)
                 began = time.perf_counter()
-                kernel(*fixed, *given)
+                runner.kernel(*arguments)
                 seconds = time.perf_counter() - began
                 spans.append(Span(run.call.layer.name, run.direction, run.call.label, began - start, seconds, alive))
         gradients, name = stepper.model.arena.gradients, stepper.updater.optimizer.name
@@ -94,7 +93,7 @@ class StepProfile:
         flops = 0
         for (name, direction), runs in grouped.items():
             counted = sum(PASSES[direction] * run.call.layer.flops(run.call.sizes) for run in runs)
-            moved = sum(moved_bytes(run, itemsize) for run in runs)
+            moved = sum(run.moved_bytes(itemsize) for run in runs)
             shown = "backward" if direction == "forward_backward" else direction
             flops += counted
             yield _row(name, shown, len(runs), self._seconds(name, direction), counted, moved, roof)
@@ -121,20 +120,6 @@ class StepProfile:
         key = (name, direction)
         sums = [sum(span.seconds for span in spans if (span.name, span.direction) == key) for spans in self.spans]
         return float(np.median(sums))
-
-
-def moved_bytes(run: Run, itemsize: int) -> int:
-    """Bytes of every tensor that a run touches, scratch aside; of a table the rows that are looked up."""
-    tensors = sum(place.bytes for place in run.places.values() if place.key[0] != SCRATCH)
-    layer, sizes = run.call.layer, run.call.sizes
-    elements = 0
-    for name in layer.params:
-        rows, *rest = resolve(layer.params[name], sizes)
-        if name in layer.rows:
-            rows = min(rows, sizes[layer.rows[name]])
-        # The parameter, its gradient, or both.
-        elements += math.prod([rows, *rest]) * sum(each in arguments(run.kernel) for each in (name, gradient(name)))
-    return tensors + itemsize * elements
 
 
 def _row(name: str, direction: str, calls: int, seconds: float, flops: int, moved: int, roof: Roof) -> dict[str, Any]:

@@ -393,3 +393,21 @@ def test_a_replay_runs_on_the_threads_that_it_was_planned_for(set_threads):
         set_threads(3)
         run(**step)
         assert numba.get_num_threads() == 1
+
+
+def test_what_is_too_small_for_two_threads_runs_on_one(set_threads):
+    """And every run on those that it was given, whatever the one before had."""
+    set_threads(2)
+    model = Model(dataclasses.replace(CONFIG, n_head=2, n_embd=128, n_hidden=1024, block_size=128))
+    model.arena.make_gradients()
+    replay = model.replay(TRAIN, 2, 128)
+    runners = [*replay.forward_runs, *replay.backward_runs]
+    assert {runner.threads for runner in runners} == {2}
+    small = model.replay(TRAIN, 1, 1)
+    forward = zip(small.plan.forward, small.forward_runs, strict=True)
+    # Of a single row only the products with 128 × 384 and 128 × 1024 numbers take more than a few microseconds.
+    worth = {run.call.label.rpartition(".h.")[2][2:] for run, runner in forward if runner.threads == 2}
+    assert worth == {"attn.c_attn", "mlp.c_fc", "mlp.c_proj"}
+    runners = [*small.forward_runs, *runners]
+    assert [numba.get_num_threads() for _ in small.ready(runners)] == [runner.threads for runner in runners]
+    assert numba.get_num_threads() == 2

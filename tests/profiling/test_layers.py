@@ -19,11 +19,11 @@ L, C, F, NH, T, B, V = 2, 16, 48, 2, 8, 3, 300
 N = B * T
 
 
-def profiled(accumulate=1, vocabulary=V, **more):
+def profiled(accumulate=1, vocabulary=V, steps=3, **more):
     given = {"n_layer": L, "n_embd": C, "n_hidden": F, "n_head": NH, "block_size": T, "batch_size": B, "threads": 1}
     settings = make_settings({**given, "grad_accum": accumulate, "dropout": 0.0, "eval_every": 1}, more)
     session = rehearsal(settings, vocabulary)
-    *rows, end = StepProfile(session.stepper, 3).rows(Roof(gflops=100.0, gbytes=50.0))
+    *rows, end = StepProfile(session.stepper, steps).rows(Roof(gflops=100.0, gbytes=50.0))
     return {(row["name"], row["direction"]): row for row in rows}, end, session
 
 
@@ -86,7 +86,6 @@ def test_tables_name_letters_that_their_layers_have():
 def test_parts_are_within_the_whole_and_nothing_is_learned():
     before = profiled()[2].model.arena.values.copy()
     rows, end, session = profiled()
-    assert 0 < sum(row["ms"] for row in rows.values()) <= 1.5 * end["ms_per_step"]
     assert all(row["ms"] > 0 for row in rows.values())
     assert np.array_equal(session.model.arena.values, before)
 
@@ -99,9 +98,9 @@ def test_the_roof_is_a_rate_that_a_machine_can_have(set_threads):
 
 
 def test_kernels_and_what_is_between_them_make_the_step():
-    rows, end, _ = profiled()
+    rows, end, _ = profiled(steps=1)  # of several, medians are taken one by one
     assert end["python_ms"] > 0
-    assert sum(row["ms"] for row in rows.values()) + end["python_ms"] == pytest.approx(end["ms_per_step"], rel=0.5)
+    assert sum(row["ms"] for row in rows.values()) + end["python_ms"] == pytest.approx(end["ms_per_step"])
 
 
 def test_the_memory_over_the_step_is_that_of_the_plan():
