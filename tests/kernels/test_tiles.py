@@ -22,7 +22,7 @@ jit.cpu_features = lambda: frozenset({feature!r}.split())
 import pytest
 from cllm_cli.kernels.simd import TILE
 assert (TILE.rows, TILE.vectors, TILE.vector_bytes) == {shape}
-sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", "-k", "float32", "{here}/test_gemm.py", "{here}/test_simd.py"]))
+sys.exit(pytest.main(["-q", "--no-warmup", "-p", "no:cacheprovider", "{here}/test_gemm.py", "{here}/test_simd.py"]))
 """
 
 
