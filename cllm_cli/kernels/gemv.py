@@ -33,7 +33,7 @@ def _row_adder(rows: int) -> Any:
     @twin(plain)
     @intrinsic
     def add(typingctx: Any, sums: Any, x: Any, b: Any, ldb: Any, n: Any) -> Any:
-        """add(sums, x, b, ldb, n): sums[j] += x[r]·b[r·ldb + j] for each of some rows r in turn; n is whole lines."""
+        """add(sums, x, b, ldb, n): sums[j] += x[r]·b[r·ldb + j] for each of some rows r in turn; n is whole panels."""
         if not isinstance(sums, types.CPointer):
             return None
         emit = partial(emit_row_sums, rows=rows)
@@ -63,17 +63,19 @@ def add_columns(typingctx: Any, sums: Any, x: Any, b: Any, ldb: Any, k: Any) -> 
 
 
 def emit_row_sums(builder: Any, real: Any, args: Any, rows: int) -> None:
-    """The LLVM code of `add_rows`: a cache line of sums at a time, and of each row the same line asked for ahead."""
+    """The LLVM code of `add_rows`: a panel's width of sums at a time, and of each row the same place asked for ahead."""
     sums, x, b, ldb, n = args
     code, size = Vectors(builder, real), n.type
+    width, line = TILE.vectors * code.lanes, LINE // code.itemsize
     factors = [code.spread(builder.load(builder.gep(x, [size(r)]))) for r in range(rows)]
     lines = [builder.gep(b, [builder.mul(size(r), ldb)]) for r in range(rows)]
     ahead = builder.mul(size(AHEAD), ldb)
-    with cgutils.for_range_slice(builder, size(0), n, size(LINE // code.itemsize)) as (line, _):
+    with cgutils.for_range_slice(builder, size(0), n, size(width)) as (first, _):
         for row in lines:
-            emit_prefetch(builder, row, builder.add(ahead, line))
-        for v in range(0, LINE // code.itemsize, code.lanes):
-            at = builder.add(line, size(v))
+            for part in range(0, width, line):
+                emit_prefetch(builder, row, builder.add(ahead, builder.add(first, size(part))))
+        for v in range(0, width, code.lanes):
+            at = builder.add(first, size(v))
             total = code.load(sums, at)
             for factor, row in zip(factors, lines, strict=True):
                 total = code.fma(factor, code.load(row, at), total)
@@ -105,7 +107,7 @@ def emit_column_sums(builder: Any, real: Any, args: Any) -> None:
 
 @inner
 def sum_rows(sums, x, b, ldb, n, k):
-    """sums[j] = Σ_p x[p]·b[p·ldb + j] for j < n, whole lines, p < k in order."""
+    """sums[j] = Σ_p x[p]·b[p·ldb + j] for j < n, whole panels, p < k in order."""
     for j in range(n):
         store(sums, j, 0.0)
     whole = k // ROWS * ROWS

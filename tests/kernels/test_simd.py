@@ -9,7 +9,7 @@ from compiled import by_pointer, ordered, parts, plain, row_pieces, scaled, thre
 
 from cllm_cli.kernels import bits, gemv, packing, pointers, simd
 from cllm_cli.kernels.bits import ROUND
-from cllm_cli.kernels.gemv import LINE, ROWS
+from cllm_cli.kernels.gemv import ROWS
 from cllm_cli.kernels.jit import JIT_OFF
 from cllm_cli.kernels.simd import MR, TILES, columns, tile_for
 
@@ -82,7 +82,7 @@ def test_pieces_of_a_row_times_a_matrix(dtype, blocks, guarded):
     """Each sum gets its own terms, and nothing beyond the last line of the last row is read or written."""
     rng = np.random.default_rng(10)
     itemsize = np.dtype(dtype).itemsize
-    nr, n, k = columns(itemsize), blocks * LINE // itemsize, blocks * packing.lanes(itemsize)
+    nr, n, k = columns(itemsize), blocks * columns(itemsize), blocks * packing.lanes(itemsize)
     ldb = max(n, k) + 3
     size = max((ROWS - 1) * ldb + n, (nr - 1) * ldb + k)
     x = guarded.holding(rng.standard_normal(max(ROWS, k)).astype(dtype))
