@@ -16,6 +16,9 @@ import torch
 import transformers
 from safetensors.numpy import save_file
 
+# Numba would take the coverage.py of this folder for the package of that name.
+if (here := str(Path(__file__).parent)) in sys.path:
+    sys.path.remove(here)
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import tolerances
@@ -29,15 +32,12 @@ def made() -> tuple[cases.Tensors, dict[str, str]]:
         weights, batch = cases.weights_of(case), cases.batch_of(case)
         tensors |= _inputs(name, weights, *batch)
         tensors |= _under(name, torch_gpt2.measure(case, weights, batch))
-    weights = cases.weights_of(cases.TRAINED)
-    batches = [cases.batch_of(cases.TRAINED, number) for number in range(cases.STEPS)]
-    tensors |= _inputs("trained", weights, *(np.stack(part) for part in zip(*batches, strict=True)))
-    ends = [
-        [torch_gpt2.train(cases.TRAINED, weights, batches, optimizer, schedule) for schedule in cases.SCHEDULES]
-        for optimizer in cases.OPTIMIZERS
-    ]
-    stacked = {name: np.array([[end[name] for end in row] for row in ends]) for name in ends[0][0]}
-    tensors |= _under("trained/end", stacked)
+    for name, case in cases.TRAINED.items():
+        weights, batches = cases.weights_of(case), cases.batches_of(case)
+        tensors |= _inputs(f"trained {name}", weights, *(np.stack(part) for part in zip(*batches, strict=True)))
+        ends = [torch_gpt2.train(case, weights, batches, *pair) for pair in cases.GOLDEN_PAIRS[name]]
+        stacked = {quantity: np.array([end[quantity] for end in ends]) for quantity in ends[0]}
+        tensors |= _under(f"trained {name}/end", stacked)
     metadata = {
         "format": golden.FORMAT,
         "inputs": golden.inputs(),

@@ -213,33 +213,30 @@ def alive(flat, count, at_end):
 
 
 @compiled
-def products(sizes, spaces, form, first_at_end, c_flat, a_flat, b_flat, bias_flat, pack_flat, values):
-    """Products of all sizes (m, n, k) in a form (nn, nt, tn, nn_bias), operands flush with one fence and the other by
-    turns.
+def products(sizes, spaces, form, ends, c_flat, a_flat, b_flat, bias_flat, pack_flat, values):
+    """Two products of each size (m, n, k) in a form (nn, nt, tn, nn_bias): one written, then one added to, with a bias
+    both written. Operands of the first lie flush with the fence after them where `ends` says so, otherwise with the
+    one before; those of the second with the other fence.
 
-    Gives the number of the first size whose product is wrong or that was written beside C, −1 for none; and how many
-    products there were. An element may be off by k + 2 roundings of the magnitudes of its terms, and as much again.
+    Gives the number of the first size whose product is wrong or that was written beside an operand, −1 for none; and
+    how many products there were. An element may be off by k + 2 roundings of the magnitudes of its terms, and as much
+    again.
     """
     unit = 2.0**-53 if c_flat.itemsize == 8 else 2.0**-24
     calls, drawn = 0, 0
     for number in range(sizes.shape[0]):
         m, n, k = sizes[number, 0], sizes[number, 1], sizes[number, 2]
-        at_end = first_at_end ^ (number % 2 == 1)
-        a, b = placed(a_flat, m * k, at_end), placed(b_flat, k * n, at_end)
-        c, bias = placed(c_flat, m * n, at_end), placed(bias_flat, n, at_end)
-        pack = placed(pack_flat, spaces[number], at_end)
         drawn = (drawn + 101) % 997
-        a[:] = values[drawn : drawn + m * k]
-        b[:] = values[drawn + m * k : drawn + m * k + k * n]
-        bias[:] = values[:n]
-        for accumulate in (False, True):
-            if form == 3 and accumulate:
-                continue
+        for second in (False, True):
+            at_end, accumulate = ends[number] ^ second, second and form < 3
+            a, b = placed(a_flat, m * k, at_end), placed(b_flat, k * n, at_end)
+            c, bias = placed(c_flat, m * n, at_end), placed(bias_flat, n, at_end)
+            pack = placed(pack_flat, spaces[number], at_end)
+            a[:] = values[drawn : drawn + m * k]
+            b[:] = values[drawn + m * k : drawn + m * k + k * n]
+            bias[:] = values[:n]
             if accumulate:
                 c[:] = values[: m * n]
-            else:
-                c[:] = np.nan
-            pack[:] = np.nan
             out = c.reshape(m, n)
             if form == 0:
                 gemm.gemm_nn(out, a.reshape(m, k), b.reshape(k, n), pack, accumulate)
@@ -266,13 +263,13 @@ def products(sizes, spaces, form, first_at_end, c_flat, a_flat, b_flat, bias_fla
                         terms += abs(term)
                     if not abs(out[i, j] - total) <= 2 * (k + 2) * unit * terms:
                         return number, calls
-        if not (alive(c_flat, m * n, at_end) and alive(a_flat, m * k, at_end) and alive(b_flat, k * n, at_end)):
-            return number, calls
-        if not alive(pack_flat, spaces[number], at_end):
-            return number, calls
-        for flat, count in ((a_flat, m * k), (b_flat, k * n), (c_flat, m * n), (bias_flat, n)):
-            placed(flat, count, at_end)[:] = np.nan
-        pack[:] = np.nan
+            for flat, count in ((a_flat, m * k), (b_flat, k * n), (c_flat, m * n), (bias_flat, n)):
+                if not alive(flat, count, at_end):
+                    return number, calls
+                placed(flat, count, at_end)[:] = np.nan
+            if not alive(pack_flat, spaces[number], at_end):
+                return number, calls
+            pack[:] = np.nan
     return -1, calls
 
 

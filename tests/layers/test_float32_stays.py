@@ -16,9 +16,11 @@ from cllm_cli.layers.base import Init, arguments
 from cllm_cli.model.arena import GROUPS, Arena, Parameter
 from cllm_cli.optim import OPTIMIZERS
 from cllm_cli.optim.base import Updater
+from cllm_cli.optim.clip import norm_scratch, sum_squares
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(JIT_OFF, reason="nothing is compiled")]
 
+NORM = tuple(map(numba.typeof, (norm_scratch(), np.ones(3, np.float32))))
 KERNELS = [
     (name, which)
     for name in LAYERS
@@ -34,16 +36,33 @@ HARMLESS = [
     r"[us]itofp (nneg )?i64 \S+ to double$",
     r"fcmp .*\bune double ",
 ]
+# The one sum that is declared to be in double: each number is widened and multiplied by itself, the squares are added
+# up, by vectors and then across their lanes, and the sum is stored. No literal but the zero to begin with.
+DOUBLE = r"(?:double|<\d+ x double>)"
+SUM_OF_SQUARES = [
+    rf"= fpext (float|<\d+ x float>) %\S+ to {DOUBLE}$",
+    rf"= fmul [a-z ]*{DOUBLE} (%\S+), \1$",
+    rf"= fadd [a-z ]*{DOUBLE} %\S+, %\S+$",
+    rf"= phi {DOUBLE} (\[ (%\S+|0\.0+e\+00|zeroinitializer), %\S+ \](, )?)+$",
+    r"= shufflevector <\d+ x double> %\S+, <\d+ x double> (%\S+|poison), <\d+ x i32> ",
+    r"= extractelement <\d+ x double> %\S+, i64 \d+$",
+    r"= insertelement <\d+ x double> <(double (poison|0\.0+e\+00)(, )?)+>, double %\S+, i64 \d+$",
+    r"= getelementptr double, ptr ",
+    r"store double %\S+, ptr ",
+]
 UNBOXED = re.compile(r"(\S+) = call double @PyFloat_AsDouble\(")
 
 
-def doubles(function, signature):
-    """The lines of a kernel's compiled code in which a double is computed with, for arguments of these types."""
+def doubles(function, signature, declared=()):
+    """The lines of a kernel's compiled code in which a double is computed with, for arguments of these types.
+
+    Those are left out that match one of the patterns `declared`.
+    """
     kernel = numba.njit(parallel="prange" in function.__code__.co_names, **FLAGS)(function)
     kernel.compile(signature)
     lines = [line.strip() for line in kernel.inspect_llvm(kernel.signatures[0]).splitlines()]
     given = {found[1] for line in lines if (found := UNBOXED.search(line))}
-    allowed = [re.compile(pattern) for pattern in HARMLESS]
+    allowed = [re.compile(pattern) for pattern in (*HARMLESS, *declared)]
     allowed += [re.compile(rf"fptrunc double {re.escape(name)} to float$") for name in given]
     found = [line for line in lines if re.search(r"\bdouble\b", line)]
     return [line for line in found if not any(pattern.search(line) for pattern in allowed)]
@@ -69,6 +88,11 @@ def test_updates_stay_float32(name):
     updater = Updater(OPTIMIZERS.load(name), arena, {**settings, "lr": 0.1, "lr_embed": 0.1})
     for kernel, args in updater.calls(1, 0.1, 1.0):
         assert doubles(kernel.py_func, tuple(map(numba.typeof, args))) == []
+
+
+def test_the_norm_is_a_sum_of_squares_in_double_and_nothing_else_is():
+    assert doubles(sum_squares.py_func, NORM)  # that it is read at all
+    assert doubles(sum_squares.py_func, NORM, SUM_OF_SQUARES) == []
 
 
 @inner
@@ -115,3 +139,58 @@ def with_numpy_in_double(out, x):
 def test_a_kernel_that_computes_in_double_is_seen(function):
     array = numba.typeof(np.ones(3, np.float32))
     assert doubles(function, (array, array))
+
+
+def with_squares_that_are_scaled(part, x):
+    for k in prange(part.shape[0]):
+        total = 0.0
+        for i in range(x.shape[0]):
+            total += 0.1 * np.float64(x[i]) * np.float64(x[i])
+        part[k] = total
+
+
+def with_a_shift_before_the_square(part, x):
+    for k in prange(part.shape[0]):
+        total = 0.0
+        for i in range(x.shape[0]):
+            value = np.float64(x[i]) - 0.1
+            total += value * value
+        part[k] = total
+
+
+def with_the_product_of_two(part, x):
+    for k in prange(part.shape[0]):
+        total = 0.0
+        for i in range(1, x.shape[0]):
+            total += np.float64(x[i]) * np.float64(x[i - 1])
+        part[k] = total
+
+
+def with_a_sum_that_starts_elsewhere(part, x):
+    for k in prange(part.shape[0]):
+        total = 0.1
+        for i in range(x.shape[0]):
+            total += np.float64(x[i]) * np.float64(x[i])
+        part[k] = total
+
+
+def with_a_root_of_the_sum(part, x):
+    for k in prange(part.shape[0]):
+        total = 0.0
+        for i in range(x.shape[0]):
+            total += np.float64(x[i]) * np.float64(x[i])
+        part[k] = np.sqrt(total)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        with_squares_that_are_scaled,
+        with_a_shift_before_the_square,
+        with_the_product_of_two,
+        with_a_sum_that_starts_elsewhere,
+        with_a_root_of_the_sum,
+    ],
+)
+def test_more_in_double_than_a_sum_of_squares_is_seen(function):
+    assert doubles(function, NORM, SUM_OF_SQUARES)

@@ -6,7 +6,8 @@ Weights are numbers that float16 can hold, so that every precision starts from t
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
 from reference import gpt2 as oracle
@@ -71,6 +72,11 @@ LARGE = {
 }
 
 
+def batches_of(case: Case) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The batches of the steps of training."""
+    return [batch_of(case, number) for number in range(STEPS)]
+
+
 def weights_of(case: Case) -> Tensors:
     """Parameters that hide no mistake, by their names in transformers: float64, values of float16."""
     sizes = {name: getattr(case, name) for name in ("n_layer", "n_embd", "n_hidden", "vocab_size", "block_size")}
@@ -94,9 +100,6 @@ def _generator(case: Case, purpose: str) -> np.random.Generator:
     return np.random.default_rng(zlib.crc32(f"{purpose} of {case}".encode()))
 
 
-STEPS = 20
-TRAINED = Case(1, 2, 8, 12, 11, 6, batch=4, time=6, parts=2)
-
 OPTIMIZERS = {
     "adamw": ("adamw", {"lr": 0.01, "lr_embed": 0.02, "weight_decay": 0.1}),
     "sgd": ("sgd", {"lr": 0.02, "lr_embed": 0.03, "weight_decay": 0.1}),
@@ -113,6 +116,30 @@ SCHEDULE = {"warmup": 4, "total": 16, "decay": 0.25}
 SCHEDULES = ("constant", "cosine", "linear", "wsd")
 LEAST = 0.1  # of the peak
 CLIP = 1.5
+STEPS = 20
+
+Pair = tuple[str, str]
+"""An optimizer and a schedule."""
+
+PAIRS = tuple(product(OPTIMIZERS, SCHEDULES))
+
+# What is trained, with which pairs the golden file holds it: the second has each optimizer and each schedule once.
+TRAINED = {
+    "two heads": Case(1, 2, 8, 12, 11, 6, batch=4, time=6, parts=2),
+    "seven heads of one channel": Case(1, 7, 7, 5, 13, 5, batch=3, time=5, parts=3),
+}
+GOLDEN_PAIRS = dict(zip(TRAINED, (PAIRS, tuple(zip(OPTIMIZERS, SCHEDULES, strict=True))), strict=True))
+
+# A step takes windows as long as the model's longest.
+TRAINED_ALSO = {
+    name: replace(CASES[name], block_size=CASES[name].time)
+    for name in (
+        "C=48, one token of one window",
+        "T=17, C=48, V=97, 16 heads",
+        "T=17, C=48, V=97, one head",
+        "heads of one channel",
+    )
+}
 
 
 def settings_of(optimizer: str) -> dict[str, float]:

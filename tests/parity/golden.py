@@ -3,8 +3,8 @@
     <case>/weights/<name>      float16, the very numbers          <case>/tokens, <case>/targets     (B, T) int32
     <case>/<quantity>          as `torch_gpt2.measure` gives it, float64
 
-    trained/weights/<name>, trained/tokens, trained/targets       the start and the batches (steps, B, T) of training
-    trained/end/<quantity>     as `torch_gpt2.train` gives it     (optimizers, schedules, …) float64
+    trained <case>/weights/<name>, …/tokens, …/targets            the start and the batches (steps, B, T) of training
+    trained <case>/end/<quantity>   as `torch_gpt2.train` gives it, for each of its GOLDEN_PAIRS (pairs, …) float64
 
 The metadata has FORMAT, `inputs` (JSON: every size and setting), and the versions that made it. tools/make_golden.py
 writes it.
@@ -21,20 +21,20 @@ import numpy as np
 from safetensors import safe_open
 
 from parity import cases
-from parity.cases import Tensors
+from parity.cases import Pair, Tensors
 from parity.ours import Batch
 
 FILE = Path(__file__).with_name("golden.safetensors")
-FORMAT = "1"
+FORMAT = "2"
 
 
 def inputs() -> str:
     """What decides the numbers, beside weights and batches, as JSON."""
     facts = {
         "cases": {name: asdict(case) for name, case in cases.SMALL.items()},
-        "trained": asdict(cases.TRAINED),
+        "trained": {name: asdict(case) for name, case in cases.TRAINED.items()},
+        "pairs": cases.GOLDEN_PAIRS,
         "settings": {name: cases.settings_of(name) for name in cases.OPTIMIZERS},
-        "schedules": cases.SCHEDULES,
         "schedule": cases.SCHEDULE,
         "least": cases.LEAST,
         "clip": cases.CLIP,
@@ -72,7 +72,7 @@ def wanted(tensors: Tensors, case: str) -> Tensors:
     return {name: value for name, value in below(tensors, f"{case}/").items() if not name.startswith(taken)}
 
 
-def wanted_end(tensors: Tensors, optimizer: str, schedule: str) -> Tensors:
+def wanted_end(tensors: Tensors, case: str, pair: Pair) -> Tensors:
     """What PyTorch gave for twenty steps."""
-    at = list(cases.OPTIMIZERS).index(optimizer), cases.SCHEDULES.index(schedule)
-    return {name: value[at] for name, value in below(tensors, "trained/end/").items()}
+    at = cases.GOLDEN_PAIRS[case].index(pair)
+    return {name: value[at] for name, value in below(tensors, f"trained {case}/end/").items()}

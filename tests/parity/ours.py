@@ -6,17 +6,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from micro_batches import in_parts
 
 from cllm_cli.model.build import Model
-from cllm_cli.model.program import GENERATE, TRAIN
+from cllm_cli.model.program import GENERATE
 from cllm_cli.optim import OPTIMIZERS as REGISTRY
 from cllm_cli.optim.base import Updater
 from cllm_cli.optim.schedule import Schedule
 from cllm_cli.training.step import Stepper
 from parity.cases import CLIP, LEAST, OPTIMIZERS, SCHEDULE, Case, Tensors, settings_of
-
-KEY = np.uint64(2**63 + 9)
-"""The dropout key of a step."""
 
 Batch = tuple[np.ndarray, np.ndarray]
 
@@ -35,21 +33,9 @@ def measure(case: Case, weights: Tensors, batch: Batch, dtype: Any) -> Tensors:
     """Logits without dropout as below, losses (B, T) in nats, the mean loss, and every gradient, by name."""
     tokens, targets = batch
     model = model_of(case, weights, dtype)
-    size = case.batch // case.parts
-    replay = model.replay(TRAIN, size, case.time)
-    scale = model.dtype.type(1 / np.count_nonzero(targets >= 0))
-    losses = []
-    for part in range(case.parts):
-        rows = slice(part * size, (part + 1) * size)
-        replay.given["tokens"][:] = tokens[rows].ravel()
-        replay.given["targets"][:] = targets[rows].ravel()
-        step = {"position": 0, "scale": scale, "key": KEY, "first_row": part * size * case.time}
-        replay.forward(**step)
-        replay.backward(**step)
-        losses.append(replay.results["losses"].reshape(size, case.time).copy())
-    found = {"losses": np.concatenate(losses)}
-    found["loss"] = np.array(found["losses"].sum(dtype=np.float64) / np.count_nonzero(targets >= 0))
-    found |= {f"gradient of {name}": model.arena.gradient(name).copy() for name in weights}
+    losses, gradients = in_parts(model, tokens, targets, [case.batch // case.parts] * case.parts)
+    loss = np.array(losses.sum(dtype=np.float64) / np.count_nonzero(targets >= 0))
+    found = {"losses": losses, "loss": loss} | {f"gradient of {name}": gradients[name] for name in weights}
     return logits(model, tokens) | found
 
 

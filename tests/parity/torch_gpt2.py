@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from micro_batches import KEY
 from reference import ORACLES
 from torch import nn
 from torch.nn import functional
@@ -17,7 +18,7 @@ from torch.optim import lr_scheduler
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from parity.cases import CLIP, IGNORED, LEAST, SCHEDULE, Case, Tensors, settings_of
-from parity.ours import KEY, Batch
+from parity.ours import Batch
 
 EMBEDDINGS = ("transformer.wte.weight", "transformer.wpe.weight")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import tracemalloc
 
 import numba
@@ -20,7 +21,7 @@ from cllm_cli.optim import OPTIMIZERS
 
 SMALL = ModelConfig("gpt2", 1, 2, 8, 16, block_size=8, vocab_size=11, dropout=0.1)
 LARGE = ModelConfig("gpt2", 2, 4, 64, 256, block_size=256, vocab_size=300, dropout=0.1)
-PYTHONS = 6000  # bytes: a dictionary, some tuples of arguments, a few numbers; a thirtieth of a large step's windows
+PYTHONS = 3000  # bytes: a dictionary, some tuples of arguments, a few numbers; measured 2,653 at most
 
 
 def arrays_in(calls):
@@ -64,15 +65,15 @@ def warm(config, name="adamw", batch=4, accumulate=2, steps=40):
     return stepper
 
 
-def peak(stepper, steps=4):
-    """The most that a step has in use beyond what it found, in bytes."""
+def peak(stepper, steps=8):
+    """The most that any of the steps has in use beyond what it found, in bytes."""
     found = []
     for step in range(steps):
         tracemalloc.reset_peak()
         before = tracemalloc.get_traced_memory()[0]
         stepper.run(step, STEADY)
         found.append(tracemalloc.get_traced_memory()[1] - before)
-    return min(found)
+    return max(found)
 
 
 @pytest.mark.skipif(JIT_OFF, reason="plain Python allocates")
@@ -130,13 +131,16 @@ def test_steps_leave_nothing_behind(name, traced):
 
 
 @pytest.mark.skipif(JIT_OFF, reason="plain Python allocates")
-def test_an_allocation_in_a_step_would_be_seen(traced, monkeypatch):
+@pytest.mark.parametrize("every", [1, 2])
+def test_an_allocation_in_a_step_would_be_seen(every, traced, monkeypatch):
+    """Four kilobytes, in each step or in every second one."""
     stepper = warm(LARGE, batch=2, steps=5)
-    forward = stepper.replay.forward
+    forward, calls = stepper.replay.forward, itertools.count()
 
     def careless(**step):
+        extra = np.empty(1024, np.float32) if next(calls) // stepper.accumulate % every == 0 else None
         forward(**step)
-        stepper.model.arena.gradients.copy()
+        del extra
 
     monkeypatch.setattr(stepper.replay, "forward", careless)
     assert peak(stepper) > PYTHONS
