@@ -63,7 +63,7 @@ def add_columns(typingctx: Any, sums: Any, x: Any, b: Any, ldb: Any, k: Any) -> 
 
 
 def emit_row_sums(builder: Any, real: Any, args: Any, rows: int) -> None:
-    """The LLVM code of `add_rows`: a panel's width of sums at a time, and of each row the same place asked for ahead."""
+    """The LLVM code of `add_rows`: a panel's width of sums at a time; of each row the same place is asked for ahead."""
     sums, x, b, ldb, n = args
     code, size = Vectors(builder, real), n.type
     width, line = TILE.vectors * code.lanes, LINE // code.itemsize
