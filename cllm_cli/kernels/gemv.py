@@ -22,7 +22,7 @@ from cllm_cli.kernels.simd import TILE, Vectors, as_function, panel_width, threa
 
 LINE = 64  # bytes of a cache line
 ROWS = 4  # of B that meet the sums at once: each sum is loaded and stored once for so many terms
-AHEAD = 8  # rows from what is read to what is asked for
+AHEAD = 16  # rows from what is read to what is asked for
 
 
 def _row_adder(rows: int) -> Any:
