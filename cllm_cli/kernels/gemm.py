@@ -37,7 +37,7 @@ def pack_size(m: int, n: int, k: int, threads: int, itemsize: int) -> int:
     """Elements of packing space that a product of m × k by k × n needs on `threads` threads."""
     nr, depth = columns(itemsize), min(k, KC)
     height = min(-(-m // MR) * MR, block_rows(depth, nr))
-    return max(threads * (depth * (height + nr) + MR * nr), n)  # n: the sums of a single row
+    return threads * (depth * (height + nr) + MR * nr)
 
 
 limit_rows = inner(block_rows)
@@ -99,37 +99,28 @@ def multiply_panels(c, ldc, m, n, k, rows, cols, cols_depth, start, start_rows, 
 @inner
 def gemm(m, n, k, a, a_row, a_column, b, b_row, b_column, c, ldc, start, start_rows, add, pack):
     """C (m × n) = [start +] A (m × k) B (k × n), all by pointer and stride; `pack` has `pack_size` elements."""
-    passes, done = (k + KC - 1) // KC, np.int64(0)
-    if m == 1 and a_column == 1:
-        done = multiply_row(n, k, passes, a, b, b_row, b_column, c, start, add, pack)
-    if done < n:
-        rest, into, begin = advance(b, done * b_column), advance(c, done), advance(start, done)
-        sizes, strides = (m, n - done, k, passes), (a_row, a_column, b_row, b_column, ldc, start_rows)
-        multiply_blocks(sizes, strides, a, rest, into, begin, add, pack)
-
-
-@inner
-def multiply_blocks(sizes, strides, a, b, c, start, add, pack):
-    """`gemm` by packed blocks of A and panels of B."""
-    m, n, k, passes = sizes
-    a_row, a_column, b_row, b_column, ldc, start_rows = strides
-    nr, deepest = panel_width(c), min(k, KC)
+    nr = panel_width(c)
     panels, steps = (n + nr - 1) // nr, (m + STEP - 1) // STEP
+    passes, deepest = (k + KC - 1) // KC, min(k, KC)
     most = limit_rows(deepest, nr)
     height = min((m + MR - 1) // MR * MR, most)
+    space = deepest * (height + nr) + MR * nr
     blocks, shares = grid(m, panels, most, thread_count())
     for task in prange(blocks * shares):
         block, share = task // shares, task % shares
         top, bottom = block * steps // blocks * STEP, min(m, (block + 1) * steps // blocks * STEP)
-        last = min(n, (share + 1) * panels // shares * nr)
-        rows = advance(pack, get_thread_id() * (deepest * (height + nr) + MR * nr))
+        left, last = share * panels // shares * nr, min(n, (share + 1) * panels // shares * nr)
+        rows = advance(pack, get_thread_id() * space)
         cols = advance(rows, deepest * height)
         edge = advance(cols, deepest * nr)
-        for turn in range(passes):
+        if m == 1 and a_column == 1:
+            of, into, begin = advance(b, left * b_column), advance(c, left), advance(start, left)
+            left += multiply_row(last - left, k, passes, a, of, b_row, b_column, into, begin, add, rows, space)
+        for turn in range(passes if left < last else 0):
             at = turn * k // passes
             depth = (turn + 1) * k // passes - at
             pack_rows(rows, advance(a, top * a_row + at * a_column), a_row, a_column, bottom - top, depth)
-            for j in range(share * panels // shares * nr, last, nr):
+            for j in range(left, last, nr):
                 panel, wide = advance(b, at * b_row + j * b_column), min(nr, last - j)
                 after, soon = advance(panel, nr * b_column), min(nr, last - j - wide)
                 pack_panel(cols, panel, b_row, b_column, wide, depth)

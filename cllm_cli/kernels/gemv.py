@@ -1,7 +1,7 @@
 """A row times a matrix, as generation does it, a token at a time: each number of the matrix is used once.
 
-So nothing is packed, and the speed is that of memory: threads share the columns out, and each lets its own stream past,
-asking for what comes next. The sums wait in the first-level cache (rows of B lie whole) or in registers (columns do).
+So nothing is packed, and the speed is that of memory: each thread lets its share of the columns stream past, asking for
+what comes next. The sums wait in the first-level cache (rows of B lie whole) or in registers (columns do).
 
 An element is summed exactly as the tiles of `kernels.gemm` sum it, so its bits do not tell how many rows it came with.
 """
@@ -11,14 +11,14 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from numba import prange, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
 from cllm_cli.kernels.jit import inner, twin
 from cllm_cli.kernels.packing import emit_transposed, vector_lanes
 from cllm_cli.kernels.pointers import advance, emit_prefetch, load, store
-from cllm_cli.kernels.simd import TILE, Vectors, as_function, panel_width, thread_count
+from cllm_cli.kernels.simd import TILE, Vectors, as_function, panel_width
 
 LINE = 64  # bytes of a cache line
 ROWS = 4  # of B that meet the sums at once: each sum is loaded and stored once for so many terms
@@ -132,31 +132,29 @@ def sum_columns(sums, x, b, ldb, n, k):
 
 
 @inner
-def multiply_row(n, k, passes, x, b, b_row, b_column, c, start, add, sums):
-    """c[j] = [start[j] +] Σ_p x[p] B[p, j], in so many passes over p; `sums` has space for n.
+def multiply_row(n, k, passes, x, b, b_row, b_column, c, start, add, sums, space):
+    """c[j] = [start[j] +] Σ_p x[p] B[p, j], in so many passes over p; `sums` has space for `space` ≥ NR elements.
 
     Gives how many columns it did; fewer than a panel are left.
     """
-    nr, whole_rows = panel_width(c), b_column == 1
-    panels = n // nr
-    parts = min(panels, thread_count())
-    for part in prange(parts):
-        first = part * panels // parts * nr
-        wide = (part + 1) * panels // parts * nr - first
-        own, into, begin = advance(sums, first), advance(c, first), advance(start, first)
+    nr = panel_width(c)
+    whole, most = n // nr * nr, space // nr * nr
+    for first in range(0, whole, most):
+        wide = min(most, whole - first)
+        into, begin = advance(c, first), advance(start, first)
         for turn in range(passes):
             at = turn * k // passes
             depth = (turn + 1) * k // passes - at
             of, factors = advance(b, at * b_row + first * b_column), advance(x, at)
-            if whole_rows:
-                sum_rows(own, factors, of, b_row, wide, depth)
+            if b_column == 1:
+                sum_rows(sums, factors, of, b_row, wide, depth)
             else:
-                sum_columns(own, factors, of, b_column, wide, depth)
+                sum_columns(sums, factors, of, b_column, wide, depth)
             for j in range(wide):
-                value = load(own, j)
+                value = load(sums, j)
                 if turn > 0:
                     value += load(into, j)
                 elif add:
                     value += load(begin, j)
                 store(into, j, value)
-    return panels * nr
+    return whole
