@@ -24,6 +24,7 @@ from streams import Result, emit, tell
 
 Run = Callable[[], Any]
 TURN = 0.05  # seconds of a kernel's turn
+PAUSE = 0.1  # seconds between turns: OpenBLAS leaves a thread spinning, on a core that ours want
 
 # m, n, k; then those of the three shapes' linear layers, which products() adds.
 SIZES: dict[str, list[tuple[int, int, int]]] = {
@@ -53,6 +54,7 @@ def seconds_of(runs: list[Run], turns: int) -> list[float]:
     for turn in range(turns):
         order = list(range(len(runs)))
         for number in order if turn % 2 == 0 else reversed(order):
+            time.sleep(PAUSE if len(runs) > 1 else 0)
             started = time.perf_counter()
             for _ in range(repeats[number]):
                 runs[number]()
@@ -172,6 +174,8 @@ def main() -> None:
     options = parser.parse_args()
     # Libraries read this when they are imported.
     os.environ.update(dict.fromkeys(("OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), str(options.threads)))
+    # OpenBLAS leaves a thread spinning where it likes; ours would at times share a core meanwhile.
+    os.environ["OMP_PROC_BIND"] = "true"
 
     from cllm_cli.profiling.roof import measure_roof
     from cllm_cli.training.session import use_threads

@@ -20,7 +20,7 @@ from numba import get_thread_id, prange
 from cllm_cli.kernels.gemv import multiply_row
 from cllm_cli.kernels.jit import inner
 from cllm_cli.kernels.packing import fetch_panel, pack_panel, pack_rows
-from cllm_cli.kernels.pointers import advance, load, pointer, store
+from cllm_cli.kernels.pointers import advance, compact, load, pointer, store
 from cllm_cli.kernels.simd import MR, TILE, columns, microkernel, panel_width, thread_count
 
 KC = 512  # a panel of B, KC × NR, is at home between the first- and the second-level cache
@@ -50,6 +50,7 @@ def grid(m, panels, most, threads):
     A block has `most` rows at most. The least cost of the busiest thread, where an element of a tile costs 4, packing
     one of A 1 and one of B 2.
     """
+    compact()
     blocks, shares, least = np.int64(1), np.int64(1), np.int64(2**62)
     steps = (m + STEP - 1) // STEP
     for s in range(1, min(panels, threads) + 1):
@@ -74,12 +75,20 @@ def multiply_tile(c, ldc, high, wide, k, a, b, start, start_rows, add, edge):
         microkernel(k, a, b, c, ldc, start, start_rows, add, high)
     else:
         microkernel(k, a, b, edge, nr, edge, 0, False, high)
-        for y in range(high):
-            for x in range(wide):
-                value = load(edge, y * nr + x)
-                if add:
-                    value += load(start, y * start_rows + x)
-                store(c, y * ldc + x, value)
+        copy_tile(c, ldc, high, wide, edge, start, start_rows, add)
+
+
+@inner
+def copy_tile(c, ldc, high, wide, edge, start, start_rows, add):
+    """What lies within C of a tile over its edge."""
+    compact()
+    nr = panel_width(c)
+    for y in range(high):
+        for x in range(wide):
+            value = load(edge, y * nr + x)
+            if add:
+                value += load(start, y * start_rows + x)
+            store(c, y * ldc + x, value)
 
 
 @inner

@@ -17,7 +17,7 @@ from numba.extending import intrinsic
 
 from cllm_cli.kernels.jit import inner, twin
 from cllm_cli.kernels.packing import emit_transposed, vector_lanes
-from cllm_cli.kernels.pointers import advance, emit_prefetch, load, store
+from cllm_cli.kernels.pointers import advance, compact, emit_prefetch, load, store
 from cllm_cli.kernels.simd import TILE, Vectors, as_function, panel_width
 
 LINE = 64  # bytes of a cache line
@@ -126,9 +126,16 @@ def sum_columns(sums, x, b, ldb, n, k):
     for j in range(0, n, nr):
         panel, whole = advance(b, j * ldb), k // deep * deep
         add_columns(advance(sums, j), x, panel, ldb, whole)
-        for p in range(whole, k):
-            for i in range(nr):
-                store(sums, j + i, load(sums, j + i) + load(x, p) * load(panel, i * ldb + p))
+        add_elements(advance(sums, j), x, panel, ldb, whole, k)
+
+
+@inner
+def add_elements(sums, x, b, ldb, first, k):
+    """`add_columns` for what no whole vectors are left of: p from `first` to k."""
+    compact()
+    for p in range(first, k):
+        for i in range(panel_width(sums)):
+            store(sums, i, load(sums, i) + load(x, p) * load(b, i * ldb + p))
 
 
 @inner

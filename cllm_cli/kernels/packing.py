@@ -19,7 +19,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from cllm_cli.kernels.jit import inner, twin
-from cllm_cli.kernels.pointers import advance, emit_prefetch, load, prefetch, store
+from cllm_cli.kernels.pointers import advance, compact, emit_prefetch, load, prefetch, store
 from cllm_cli.kernels.simd import MR, TILE, as_function, columns, panel_width
 
 Height = Callable[[int], int]  # lines in a panel, from the bytes of an element
@@ -239,6 +239,7 @@ def pack_panel(panel, source, row_stride, column_stride, n, k):
 @inner
 def pack_elements(panel, source, line_stride, stride, lines, height, first, k):
     """What is left of a panel of `height` lines: its rows from `first` to k, zero in the lines that are missing."""
+    compact()
     for p in range(first, k):
         for i in range(lines):
             store(panel, p * height + i, load(source, i * line_stride + p * stride))
@@ -249,6 +250,7 @@ def pack_elements(panel, source, line_stride, stride, lines, height, first, k):
 @inner
 def fetch_panel(source, row_stride, column_stride, n, k, part, parts):
     """Asks for one of `parts` equal parts of what `pack_panel` is to read next."""
+    compact()
     deep = vector_lanes(source)
     if column_stride == 1:
         for p in range(part * k // parts, (part + 1) * k // parts):

@@ -86,6 +86,26 @@ def store(typingctx: Any, place: Any, offset: Any, value: Any) -> Any:
     return types.void(place, types.intp, place.dtype), codegen
 
 
+def _plain_compact() -> None:
+    """Nothing to see."""
+
+
+@twin(_plain_compact)
+@intrinsic
+def compact(typingctx: Any) -> Any:
+    """compact(): the function that calls it stays small and by itself; its loops are for edges, not to be unrolled.
+
+    LLVM would spend more time on them than on all that runs often.
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        for attribute in ("optsize", "noinline"):
+            builder.function.attributes.add(attribute)
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
 def _plain_prefetch(place: Any, offset: int) -> None:
     """Nothing to see."""
 

@@ -86,7 +86,7 @@ MODULES: dict[str, list[Stage]] = {
 # own values are mutated, nor what is assigned to them, nor the functions that choose them.
 TUNING: dict[str, set[str]] = {
     "kernels/gemm.py": {"KC", "BLOCK", "STEP", "block_rows", "cost"},
-    "kernels/gemv.py": {"LINE", "ROWS", "AHEAD", "ahead"},
+    "kernels/gemv.py": {"LINE", "ROWS", "AHEAD", "ahead", "line"},
     "kernels/packing.py": {"AHEAD", "fetch_panel"},
     "kernels/reduce.py": {"CHUNKS"},
     "kernels/simd.py": {"TILES", "UNROLL"},
@@ -95,6 +95,9 @@ TUNING: dict[str, set[str]] = {
     "layers/embedding.py": {"COLUMNS"},
     "text/batches.py": {"AHEAD"},
 }
+
+# Calls that ask for speed and change no result.
+ADVICE = {"compact", "prefetch", "emit_prefetch", "fetch_panel"}
 
 # Default settings are a choice as well.
 TUNED_ARGUMENTS = {"defaults"}

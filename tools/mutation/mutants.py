@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .modules import DECLARATIONS, MODULES, TUNED_ARGUMENTS, TUNING
+from .modules import ADVICE, DECLARATIONS, MODULES, TUNED_ARGUMENTS, TUNING
 from .operators import OPERATORS
 
 PACKAGE = Path(__file__).parents[2] / "cllm_cli"
@@ -114,6 +114,8 @@ def _inside(node: ast.AST, parent: ast.AST, scope: str, tuning: set[str]) -> Ite
         return
     if isinstance(node, ast.keyword) and node.arg in TUNED_ARGUMENTS:
         return
+    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and _called(node.value) in ADVICE:
+        return
     if isinstance(node, ast.Assign) and any(_named(target) & tuning for target in node.targets):
         return
     if isinstance(node, ast.expr | ast.stmt) and not isinstance(node, ast.Slice):
@@ -124,6 +126,10 @@ def _inside(node: ast.AST, parent: ast.AST, scope: str, tuning: set[str]) -> Ite
         for child in value if isinstance(value, list) else [value]:
             if isinstance(child, ast.AST) and not _is_text(child):
                 yield from _inside(child, node, scope, tuning)
+
+
+def _called(call: ast.Call) -> str:
+    return call.func.id if isinstance(call.func, ast.Name) else ""
 
 
 def _named(target: ast.expr) -> set[str]:
