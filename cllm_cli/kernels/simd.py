@@ -155,7 +155,6 @@ def as_function(name: str, real: Any, emit: Callable[[Any, Any, Any], None]) -> 
         shape = ir.FunctionType(ir.VoidType(), [arg.type for arg in args])
         function = cgutils.get_or_insert_function(builder.module, shape, f"cllm_{name}_{real.name}")
         if function.is_declaration:
-            function.linkage = "linkonce_odr"
             function.attributes.add("noinline")
             inside = ir.IRBuilder(function.append_basic_block("entry"))
             emit(inside, context.get_value_type(real), function.args)

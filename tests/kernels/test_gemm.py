@@ -28,6 +28,7 @@ EDGES = [
     *[(m, NR + 3, KC + 7) for m in (MC + MR - 1, 3 * MC + 1)],
     *[(m, 3 * NR, 2 * KC + 5) for m in range(MC - MR, MC + MR)],
     *[(1, n, k) for n in (NR - 1, 3 * NR, 5 * NR + 3) for k in (1, 7, KC + 5, 2 * KC + 3)],
+    *[(1, 3 * MR * NR + NR + 1, k) for k in (1, 7)],  # more columns than there is space for their sums at once
     (2 * MR, 2 * NR, 8),
     (2 * MR + 1, 5 * NR - 1, 64),
 ]

@@ -232,6 +232,7 @@ def test_one_more_block_leaves_the_others_as_they_are():
 def test_initial_values_are_those_of_gpt2():
     config = dataclasses.replace(CONFIG, n_embd=96, n_hidden=384, vocab_size=257, block_size=64)
     model = Model(config)
+    model.arena.values.fill(3)  # whatever was there before
     initialize(model.arena, 42)
     for name, values in model.arena.tensors().items():
         if values.ndim == 1:

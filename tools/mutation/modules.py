@@ -88,6 +88,7 @@ TUNING: dict[str, set[str]] = {
     "kernels/gemm.py": {"KC", "BLOCK", "STEP", "block_rows", "cost"},
     "kernels/gemv.py": {"LINE", "ROWS", "AHEAD", "ahead", "line"},
     "kernels/packing.py": {"AHEAD", "fetch_panel"},
+    "kernels/pointers.py": {"emit_prefetch"},
     "kernels/reduce.py": {"CHUNKS"},
     "kernels/simd.py": {"TILES", "UNROLL"},
     "layers/attention.py": {"STRIP", "shares"},
@@ -96,8 +97,8 @@ TUNING: dict[str, set[str]] = {
     "text/batches.py": {"AHEAD"},
 }
 
-# Calls that ask for speed and change no result.
-ADVICE = {"compact", "prefetch", "emit_prefetch", "fetch_panel"}
+# Calls that ask for speed and change no result, by the last two parts of their names.
+ADVICE = {"compact", "prefetch", "emit_prefetch", "fetch_panel", "attributes.add"}
 
 # Default settings are a choice as well.
 TUNED_ARGUMENTS = {"defaults"}

@@ -129,7 +129,7 @@ def _inside(node: ast.AST, parent: ast.AST, scope: str, tuning: set[str]) -> Ite
 
 
 def _called(call: ast.Call) -> str:
-    return call.func.id if isinstance(call.func, ast.Name) else ""
+    return ".".join(ast.unparse(call.func).split(".")[-2:])
 
 
 def _named(target: ast.expr) -> set[str]:
