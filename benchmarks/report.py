@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from shapes import SHAPES, SWEEPS
-from speed import rivals_of, roof_share
+from speed import against_torch, roof_share
 from streams import Result
 from worker import TASKS
 
@@ -50,9 +50,8 @@ def table(rows: list[Result], first: str, labels: list[str]) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     for label, row in zip(labels, rows, strict=True):
-        rivals, roof = rivals_of(row, rows), roof_share(row)
-        speed = f"{row['tokens_per_s'] / max(r['tokens_per_s'] for r in rivals):.2f}×" if rivals else ""
-        memory = f"{row['peak_rss'] / min(r['peak_rss'] for r in rivals):.0%}" if rivals else ""
+        roof, ratios = roof_share(row), against_torch(row, rows)
+        speed, memory = (f"{ratios[0]:.2f}×", f"{ratios[1]:.0%}") if ratios else ("", "")
         figures = f"{row['ms']:.4g} | {row['tokens_per_s']:.0f} | {'' if roof is None else f'{roof:.0%}'}"
         lines.append(f"| {label} | {row['side']} | {figures} | {speed} | {row['peak_rss'] / 1e6:.0f} | {memory} |")
     return "\n".join(lines)
@@ -81,10 +80,9 @@ def speed_picture(records: list[Result], path: Path) -> None:
     for task in TASKS:
         for shape in SHAPES:
             for row in records:
-                rivals = rivals_of(row, records)
-                if (row["task"], row["shape"], row["side"]) == (task, shape, "cllm") and rivals:
-                    ratio = row["tokens_per_s"] / max(other["tokens_per_s"] for other in rivals)
-                    bars.append((f"{NAMES[task]}\n{shape}", ratio))
+                ratios = against_torch(row, records)
+                if (row["task"], row["shape"], row["side"]) == (task, shape, "cllm") and ratios:
+                    bars.append((f"{NAMES[task]}\n{shape}", ratios[0]))
     figure = Figure(figsize=(1 + 1.1 * len(bars), 3.2), layout="constrained")
     axes = figure.subplots()
     drawn = axes.bar([label for label, _ in bars], [ratio for _, ratio in bars], color=COLORS["cllm"], width=0.6)

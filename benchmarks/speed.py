@@ -153,11 +153,8 @@ def table(results: list[Result]) -> str:
     head = f"{'ms':>10}{'tokens/s':>10}{'of roof':>9}{'speed':>8}{'peak MB':>9}{'memory':>8}"
     rows = [f"{'shape':<{width}} {'side':<16}{head}"]
     for row in results:
-        rivals = rivals_of(row, results)
-        speed, memory, roof = "–", "–", roof_share(row)
-        if rivals:
-            speed = f"{row['tokens_per_s'] / max(r['tokens_per_s'] for r in rivals):.2f}×"
-            memory = f"{row['peak_rss'] / min(r['peak_rss'] for r in rivals):.0%}"
+        roof, ratios = roof_share(row), against_torch(row, results)
+        speed, memory = (f"{ratios[0]:.2f}×", f"{ratios[1]:.0%}") if ratios else ("–", "–")
         rows.append(
             f"{row['shape']:<{width}} {row['side']:<16}{row['ms']:>10.2f}{row['tokens_per_s']:>10.0f}"
             f"{'–' if roof is None else f'{roof:.0%}':>9}{speed:>8}{row['peak_rss'] / 1e6:>9.0f}{memory:>8}"
@@ -165,13 +162,14 @@ def table(results: list[Result]) -> str:
     return "\n".join(rows)
 
 
-def rivals_of(row: Result, results: list[Result]) -> list[Result]:
-    """The PyTorch sides at the same task and shape."""
-    return [
-        other
-        for other in results
-        if (other["task"], other["shape"]) == (row["task"], row["shape"]) and other["side"].startswith("torch")
-    ]
+def against_torch(row: Result, results: list[Result]) -> tuple[float, float] | None:
+    """Speed and memory, relative to the better of the PyTorch sides at the same task and shape, where there is one."""
+    place = (row["task"], row["shape"])
+    rivals = [r for r in results if (r["task"], r["shape"]) == place and r["side"].startswith("torch")]
+    if not rivals:
+        return None
+    speed = row["tokens_per_s"] / max(r["tokens_per_s"] for r in rivals)
+    return speed, row["peak_rss"] / min(r["peak_rss"] for r in rivals)
 
 
 def roof_share(row: Result) -> float | None:

@@ -16,9 +16,6 @@ import torch
 import transformers
 from safetensors.numpy import save_file
 
-# Numba would take the coverage.py of this folder for the package of that name.
-if (here := str(Path(__file__).parent)) in sys.path:
-    sys.path.remove(here)
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import tolerances

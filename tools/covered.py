@@ -1,6 +1,6 @@
 """How much of the kernels, the model, the optimizers and training the tests run, measured with the JIT off.
 
-python tools/coverage.py        a table of lines and branches; ends with 1 where a folder has less than 95 % of either
+python tools/covered.py        a table of lines and branches; ends with 1 where a folder has less than 95 % of either
 
 With the JIT off, kernels are Python that runs on the plain twins of the intrinsics, so that every line and branch of
 them can be seen. Left out are tests marked slow, and those of the list below.
