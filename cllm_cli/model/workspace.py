@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 
+from cllm_cli.kernels.cores import bind_calls, own_cores
 from cllm_cli.layers.base import arguments, gradient
 from cllm_cli.model.arena import Arena, aligned
 from cllm_cli.model.plan import Plan
@@ -61,6 +62,11 @@ class Replay:
         self.forward_runs = [self.bind(run) for run in plan.forward]
         self.backward_runs = [self.bind(run) for run in plan.backward]
 
+    @property
+    def threads(self) -> int:
+        """The most threads that its kernels run on."""
+        return self.program.sizes["threads"]
+
     def forward(self, **step: Any) -> None:
         """Runs the program; `step` has the step arguments that its layers declare."""
         for runner in self.ready(self.forward_runs):
@@ -74,20 +80,20 @@ class Replay:
     def ready(self, runners: Iterable[Runner]) -> Iterator[Runner]:
         """Each in turn when the threads are set for it; afterwards they are those of the program again."""
         # Scratch was planned for so many threads; another session, or another Python thread, may have set others.
-        most = threads = self.program.sizes["threads"]
-        numba.set_num_threads(most)
-        for runner in runners:
-            if runner.threads != threads:
-                threads = runner.threads
-                numba.set_num_threads(threads)
-            yield runner
-        if threads != most:
-            numba.set_num_threads(most)
+        most = threads = self.threads
+        with own_cores(most):
+            for runner in runners:
+                if runner.threads != threads:
+                    threads = runner.threads
+                    numba.set_num_threads(threads)
+                yield runner
+            if threads != most:
+                numba.set_num_threads(most)
 
     def calls(self, step: Mapping[str, Any]) -> list[tuple[Any, tuple[Any, ...]]]:
         """Every kernel run with its arguments, for whoever compiles or times them."""
         runs = [*self.forward_runs, *self.backward_runs]
-        return [(runner.kernel, runner.arguments(step)) for runner in runs]
+        return [*bind_calls(), *[(runner.kernel, runner.arguments(step)) for runner in runs]]
 
     def bind(self, run: Run) -> Runner:
         """A run's kernel with the memory that its arguments mean."""
@@ -106,7 +112,7 @@ class Replay:
             else:
                 full = next(params[param] for param in params if gradient(param) == name)
                 fixed.append(self._arena.gradient(full))
-        threads = run.threads(self._arena.dtype.itemsize, self.program.sizes["threads"])
+        threads = run.threads(self._arena.dtype.itemsize, self.threads)
         return Runner(run.kernel, tuple(fixed), tuple(names), threads)
 
     def array(self, place: Place) -> np.ndarray:

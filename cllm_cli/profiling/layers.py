@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from cllm_cli.kernels.cores import own_cores
 from cllm_cli.model.runs import Run
 from cllm_cli.optim.clip import global_norm, norm_scratch
 from cllm_cli.profiling.roof import Roof
@@ -50,7 +51,8 @@ class StepProfile:
         self.spans: list[list[Span]] = []
         self.seconds: list[float] = []
         for step in range(steps):
-            self._run(step)
+            with own_cores(replay.threads):
+                self._run(step)
 
     def _run(self, step: int) -> None:
         stepper, replay, x, y = self.stepper, self.stepper.replay, self._x, self._y

@@ -12,6 +12,7 @@ import numpy as np
 from numba import prange
 
 from cllm_cli.kernels.ahead import Call
+from cllm_cli.kernels.cores import bind_calls, own_cores
 from cllm_cli.kernels.jit import kernel
 from cllm_cli.kernels.pointers import pointer
 from cllm_cli.kernels.simd import MR, columns, microkernel
@@ -57,16 +58,17 @@ def roof_calls() -> list[Call]:
     b = np.ones((threads, width * DEPTH), np.float32)
     c = np.zeros((threads, MR * width), np.float32)
     x = np.ones((256, COPIED // 256), np.float32)
-    return [(multiply_in_cache, (c, a, b, ROUNDS)), (copy_memory, (np.zeros_like(x), x))]
+    return [(multiply_in_cache, (c, a, b, ROUNDS)), (copy_memory, (np.zeros_like(x), x)), *bind_calls()]
 
 
 def measure_roof() -> Roof:
     """The best of many runs each, on the threads that are set."""
-    (multiply, (c, a, b, rounds)), (copy, (out, x)) = roof_calls()
+    (multiply, (c, a, b, rounds)), (copy, (out, x)), *_ = roof_calls()
     flops = 2 * rounds * c.size * DEPTH
-    return Roof(
-        flops / _least(lambda: multiply(c, a, b, rounds)) / 1e9, 2 * x.nbytes / _least(lambda: copy(out, x)) / 1e9
-    )
+    with own_cores(numba.get_num_threads()):
+        return Roof(
+            flops / _least(lambda: multiply(c, a, b, rounds)) / 1e9, 2 * x.nbytes / _least(lambda: copy(out, x)) / 1e9
+        )
 
 
 def _least(run: Callable[[], None]) -> float:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from cllm_cli.errors import TrainingError
+from cllm_cli.kernels.cores import own_cores
 from cllm_cli.model.build import Model
 from cllm_cli.model.program import TRAIN
 from cllm_cli.optim.base import Updater
@@ -62,6 +63,10 @@ class Stepper:
         """Step number `step`, counted from 0. Raises TrainingError, the weights untouched, where a number is not
         finite.
         """
+        with own_cores(self.replay.threads):
+            return self._run(step, schedule)
+
+    def _run(self, step: int, schedule: Schedule) -> Outcome:
         accumulate, batch, time = self._x.shape
         self.sampler.next_batch(self._x.reshape(-1, time), self._y.reshape(-1, time))
         targets = max(1, int(np.count_nonzero(np.greater_equal(self._y, 0, out=self._counted))))
