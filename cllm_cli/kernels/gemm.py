@@ -21,26 +21,25 @@ from cllm_cli.kernels.gemv import multiply_row
 from cllm_cli.kernels.jit import inner
 from cllm_cli.kernels.packing import fetch_panel, pack_panel, pack_rows
 from cllm_cli.kernels.pointers import advance, compact, load, pointer, store
-from cllm_cli.kernels.simd import MR, TILE, columns, microkernel, panel_width, thread_count
+from cllm_cli.kernels.simd import MR, block_bytes, columns, microkernel, panel_width, thread_count
 
 KC = 512  # a panel of B, KC × NR, is at home between the first- and the second-level cache
-BLOCK = TILE.block_bytes // (TILE.vectors * TILE.vector_bytes)  # the most elements of a block of A, in NR
 STEP = 4  # blocks of rows are cut at multiples of it
 
 
-def block_rows(depth: int, nr: int) -> int:
-    """The most rows in a block of A, so many columns deep, for elements of which a panel's row has nr."""
-    return max(MR, BLOCK * nr // max(1, depth) // MR * MR)
+def block_rows(depth: int, itemsize: int) -> int:
+    """The most rows in a block of A, so many columns deep."""
+    return max(MR, block_bytes() // (itemsize * max(1, depth)) // MR * MR)
 
 
 def pack_size(m: int, n: int, k: int, threads: int, itemsize: int) -> int:
-    """Elements of packing space that a product of m × k by k × n needs on `threads` threads."""
+    """Elements of packing space for a product of m × k by k × n on `threads` threads; with less it goes wrong.
+
+    Kernels make blocks of A as high as the space that they are given allows: how large caches are is not compiled in.
+    """
     nr, depth = columns(itemsize), min(k, KC)
-    height = min(-(-m // MR) * MR, block_rows(depth, nr))
-    return threads * (depth * (height + nr) + MR * nr)
-
-
-limit_rows = inner(block_rows)
+    height = min(-(-m // MR) * MR, block_rows(depth, itemsize))
+    return threads * (-(-depth * (height + nr) // nr) * nr + MR * nr)
 
 
 @inner
@@ -106,14 +105,14 @@ def multiply_panels(c, ldc, m, n, k, rows, cols, cols_depth, start, start_rows, 
 
 
 @inner
-def gemm(m, n, k, a, a_row, a_column, b, b_row, b_column, c, ldc, start, start_rows, add, pack):
-    """C (m × n) = [start +] A (m × k) B (k × n), all by pointer and stride; `pack` has `pack_size` elements."""
+def gemm(m, n, k, a, a_row, a_column, b, b_row, b_column, c, ldc, start, start_rows, add, pack, room):
+    """C (m × n) = [start +] A (m × k) B (k × n), all by pointer and stride; `pack` has room ≥ `pack_size` elements."""
     nr = panel_width(c)
     panels, steps = (n + nr - 1) // nr, (m + STEP - 1) // STEP
     passes, deepest = (k + KC - 1) // KC, min(k, KC)
-    most = limit_rows(deepest, nr)
+    space = room // thread_count() // nr * nr
+    most = ((space - MR * nr) // max(1, deepest) - nr) // MR * MR
     height = min((m + MR - 1) // MR * MR, most)
-    space = deepest * (height + nr) + MR * nr
     blocks, shares = grid(m, panels, most, thread_count())
     for task in prange(blocks * shares):
         block, share = task // shares, task % shares
@@ -149,7 +148,7 @@ def gemm_nn(c, a, b, pack, accumulate):
     (m, k), n, one = a.shape, b.shape[1], np.int64(1)
     to = pointer(c, 0)
     add = np.bool_(accumulate)
-    gemm(m, n, k, pointer(a, 0), k, one, pointer(b, 0), n, one, to, n, to, n, add, pointer(pack, 0))
+    gemm(m, n, k, pointer(a, 0), k, one, pointer(b, 0), n, one, to, n, to, n, add, pointer(pack, 0), pack.size)
 
 
 @inner
@@ -157,7 +156,8 @@ def gemm_nn_bias(c, a, b, bias, pack):
     """C (M, N) = A (M, K) B (K, N) + bias (N), row by row."""
     (m, k), n, one = a.shape, b.shape[1], np.int64(1)
     to, row = pointer(c, 0), pointer(bias, 0)
-    gemm(m, n, k, pointer(a, 0), k, one, pointer(b, 0), n, one, to, n, row, one - one, np.bool_(True), pointer(pack, 0))
+    add = np.bool_(True)
+    gemm(m, n, k, pointer(a, 0), k, one, pointer(b, 0), n, one, to, n, row, one - one, add, pointer(pack, 0), pack.size)
 
 
 @inner
@@ -166,7 +166,7 @@ def gemm_nt(c, a, b, pack, accumulate):
     (m, k), n, one = a.shape, b.shape[0], np.int64(1)
     to = pointer(c, 0)
     add = np.bool_(accumulate)
-    gemm(m, n, k, pointer(a, 0), k, one, pointer(b, 0), one, k, to, n, to, n, add, pointer(pack, 0))
+    gemm(m, n, k, pointer(a, 0), k, one, pointer(b, 0), one, k, to, n, to, n, add, pointer(pack, 0), pack.size)
 
 
 @inner
@@ -175,4 +175,4 @@ def gemm_tn(c, a, b, pack, accumulate):
     (k, m), n, one = a.shape, b.shape[1], np.int64(1)
     to = pointer(c, 0)
     add = np.bool_(accumulate)
-    gemm(m, n, k, pointer(a, 0), one, m, pointer(b, 0), n, one, to, n, to, n, add, pointer(pack, 0))
+    gemm(m, n, k, pointer(a, 0), one, m, pointer(b, 0), n, one, to, n, to, n, add, pointer(pack, 0), pack.size)

@@ -5,8 +5,10 @@ Each intrinsic has a plain twin that serves when the JIT is off.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +26,7 @@ class Tile:
     """The micro-kernel's shape: `rows` rows by `vectors` vectors of `vector_bytes` bytes, held in registers.
 
     Fewer rows are computed by the lowest of the `lower` tiles that has them, or by the whole one. `block_bytes` of A
-    fit into the second-level cache of the CPUs that the tile is for, and leave room beside them.
+    fit into a second-level cache of `cache_bytes`, the least of the CPUs that the tile is for, beside all else.
     """
 
     rows: int
@@ -32,14 +34,17 @@ class Tile:
     vector_bytes: int
     lower: tuple[int, ...]
     block_bytes: int
+    cache_bytes: int
 
 
 # A register each for the accumulators, the row of B and the broadcast of A: 32, 16, 32 and 16 registers.
 TILES = {
-    "avx512f": Tile(rows=14, vectors=2, vector_bytes=64, lower=(4, 8), block_bytes=560 * 2**10),
-    "fma": Tile(rows=6, vectors=2, vector_bytes=32, lower=(4,), block_bytes=320 * 2**10),
-    "neon": Tile(rows=8, vectors=3, vector_bytes=16, lower=(4,), block_bytes=320 * 2**10),
-    "": Tile(rows=4, vectors=2, vector_bytes=16, lower=(), block_bytes=160 * 2**10),
+    "avx512f": Tile(
+        rows=14, vectors=2, vector_bytes=64, lower=(4, 8), block_bytes=560 * 2**10, cache_bytes=1024 * 2**10
+    ),
+    "fma": Tile(rows=6, vectors=2, vector_bytes=32, lower=(4,), block_bytes=320 * 2**10, cache_bytes=512 * 2**10),
+    "neon": Tile(rows=8, vectors=3, vector_bytes=16, lower=(4,), block_bytes=320 * 2**10, cache_bytes=512 * 2**10),
+    "": Tile(rows=4, vectors=2, vector_bytes=16, lower=(), block_bytes=160 * 2**10, cache_bytes=256 * 2**10),
 }
 
 
@@ -50,6 +55,19 @@ def tile_for(features: frozenset[str]) -> Tile:
 
 TILE = tile_for(cpu_features())
 MR = TILE.rows
+SECOND_LEVEL = Path("/sys/devices/system/cpu/cpu0/cache/index2")
+
+
+@functools.cache
+def block_bytes() -> int:
+    """Bytes of a block of A: what a thread's part of the second-level cache has room for, where its size is known."""
+    try:
+        size = int((SECOND_LEVEL / "size").read_text().strip().removesuffix("K")) * 2**10  # "2048K"
+        sharing = int((SECOND_LEVEL / "shared_cpu_map").read_text().replace(",", ""), 16).bit_count()
+        cache = size // sharing
+    except (OSError, ValueError, ZeroDivisionError):
+        cache = TILE.cache_bytes
+    return TILE.block_bytes + max(0, cache - TILE.cache_bytes)
 
 
 def _plain_width(place: Any) -> int:

@@ -15,10 +15,9 @@ from cllm_cli.kernels.cores import bind_threads, masks_of, own_cores
 pytestmark = pytest.mark.skipif(not cores.POSSIBLE, reason="threads are left alone here")
 
 
-def allowed(thread="thread-self"):
-    """The cores that a thread of this process may run on."""
-    base = Path("/proc/thread-self") if thread == "thread-self" else Path("/proc/self/task") / thread
-    (line,) = [line for line in (base / "status").read_text().splitlines() if line.startswith("Cpus_allowed:")]
+def allowed(thread=Path("/proc/thread-self")):
+    """The cores that a thread of this process may run on, the calling one if not told otherwise."""
+    (line,) = [line for line in (thread / "status").read_text().splitlines() if line.startswith("Cpus_allowed:")]
     mask = int(line.split(":")[1].strip().replace(",", ""), 16)
     return {core for core in range(mask.bit_length()) if mask >> core & 1}
 
@@ -40,7 +39,7 @@ def test_each_thread_stays_on_its_own_core_and_the_caller_is_let_go(all_cores, s
     for _ in range(2):  # the second time the other threads are bound already
         with own_cores(len(all_cores)):
             assert allowed() == {all_cores[0]}
-            bound = [allowed(thread) for thread in os.listdir("/proc/self/task")]
+            bound = [allowed(thread) for thread in Path("/proc/self/task").iterdir()]
             assert {frozenset(each) for each in bound if len(each) == 1} == {frozenset({core}) for core in all_cores}
             with own_cores(len(all_cores)):
                 assert allowed() == {all_cores[0]}

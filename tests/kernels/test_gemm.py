@@ -14,7 +14,7 @@ FORMS = {"nn": nn, "nt": nt, "tn": tn, "nn_bias": nn_bias}
 forms = pytest.mark.parametrize("form", FORMS)
 precisions = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 NR = columns(4)  # of float32; half as many of float64
-MC = block_rows(KC, NR)
+MC = block_rows(KC, 4)
 
 SMALL = [
     (*others[:axis], size, *others[axis:])

@@ -24,6 +24,29 @@ def test_every_intrinsic_has_a_twin():
     assert all(callable(value.plain) for value in intrinsics)
 
 
+TILE, MB = simd.TILE, 2**20
+
+
+@pytest.mark.parametrize(
+    ("size", "sharing", "more"),
+    [
+        ("4096K", "1", 4 * MB - TILE.cache_bytes),
+        ("4096K", "00000003", 2 * MB - TILE.cache_bytes),  # two threads of a core, or two cores of a cluster
+        ("16384K", "ff,00000000", 2 * MB - TILE.cache_bytes),
+        ("128K", "1", 0),  # less than such CPUs have: half of a core, perhaps, or a guess of a virtual machine
+        ("", "1", 0),
+        ("4096K", "0", 0),
+        (None, None, 0),
+    ],
+)
+def test_blocks_are_as_large_as_the_second_level_cache_allows(tmp_path, monkeypatch, size, sharing, more):
+    if size is not None:
+        (tmp_path / "size").write_text(size + "\n")
+        (tmp_path / "shared_cpu_map").write_text(sharing + "\n")
+    monkeypatch.setattr(simd, "SECOND_LEVEL", tmp_path)
+    assert simd.block_bytes.__wrapped__() == TILE.block_bytes + more
+
+
 @precisions
 @pytest.mark.parametrize("shape", [(60,), (6, 10), (3, 4, 5)])
 def test_pointers(dtype, shape):

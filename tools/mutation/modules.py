@@ -85,12 +85,12 @@ MODULES: dict[str, list[Stage]] = {
 # What decides speed and memory but no result: sizes of blocks, and what a way to share out work costs. Neither their
 # own values are mutated, nor what is assigned to them, nor the functions that choose them.
 TUNING: dict[str, set[str]] = {
-    "kernels/gemm.py": {"KC", "BLOCK", "STEP", "block_rows", "cost"},
+    "kernels/gemm.py": {"KC", "STEP", "block_rows", "cost"},
     "kernels/gemv.py": {"LINE", "ROWS", "AHEAD", "ahead", "line"},
     "kernels/packing.py": {"AHEAD", "fetch_panel"},
     "kernels/pointers.py": {"emit_prefetch"},
     "kernels/reduce.py": {"CHUNKS"},
-    "kernels/simd.py": {"TILES", "UNROLL"},
+    "kernels/simd.py": {"TILES", "UNROLL", "block_bytes"},
     "layers/attention.py": {"STRIP", "shares"},
     "layers/cross_entropy.py": {"LOGITS", "LEAST_ROWS", "MOST_ROWS", "chunk_rows"},
     "layers/embedding.py": {"COLUMNS"},
