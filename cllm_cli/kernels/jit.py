@@ -32,9 +32,10 @@ from numba.core.codegen import get_host_cpu_features
 FASTMATH = {"contract", "reassoc", "arcp", "nsz", "afn"}
 FLAGS: dict[str, Any] = {"fastmath": FASTMATH, "error_model": "numpy", "nogil": True}
 
-# A thread that waits for the others must not spin for long: beside any other busy process it would hold the very core
-# that they wait for, and a step would take ten times as long. OpenMP reads this when Numba starts its threads.
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+# Waking a thread that sleeps takes 10 to 50 µs, as long as many a kernel: one that waits spins first, for about 100 µs.
+# With a core to itself (kernels/cores.py) it holds up nobody by that; without, whoever else is busy. OpenMP reads this
+# when Numba starts its threads.
+os.environ.setdefault("GOMP_SPINCOUNT", "6000")
 
 # On some CPUs that have vectors of 512 bits LLVM prefers 256, lest a stray loop slow all others down. Here products use
 # the wide ones all the time, so the other loops may as well: attention takes 10 to 25 % less.
