@@ -33,6 +33,7 @@ def layer_stages(names: str, *own: str) -> list[Stage]:
 
 MODULES: dict[str, list[Stage]] = {
     "kernels/bits.py": [Stage(("tests/kernels/test_simd.py", "tests/kernels/test_math.py")), PLAIN],
+    "kernels/cores.py": [Stage(("tests/kernels/test_cores.py",))],
     "kernels/gemm.py": [
         Stage(("tests/kernels/test_gemm.py",)),
         Stage(("tests/kernels/test_gemm_every_size.py",)),
