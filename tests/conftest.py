@@ -11,7 +11,7 @@ import subprocess
 import sys
 
 # Two cores must be able to run the seven threads that the tests compare; and those must not spin while others wait.
-os.environ["NUMBA_NUM_THREADS"] = str(max(8, int(os.environ.get("NUMBA_NUM_THREADS", "8"))))
+os.environ["NUMBA_NUM_THREADS"] = str(max(8, os.cpu_count() + 1, int(os.environ.get("NUMBA_NUM_THREADS", "8"))))
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import numpy as np

@@ -8,8 +8,9 @@ system (`taskset`, say) meets a process that is tied to one core.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -22,21 +23,10 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from cllm_cli.kernels.ahead import Call
-from cllm_cli.kernels.jit import JIT_OFF, kernel, twin
+from cllm_cli.kernels.jit import BINDING, kernel, twin
 from cllm_cli.kernels.pointers import pointer
 
 WORD = 64  # the system's masks are arrays of words, a bit a core
-CHOSEN = ("OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY", "KMP_AFFINITY")  # who sets one has decided already
-POSSIBLE = hasattr(os, "sched_setaffinity") and not JIT_OFF and not any(name in os.environ for name in CHOSEN)
-
-
-class _Pool(threading.local):
-    """The cores that this thread's pool is bound to: OpenMP has a pool for each thread that starts parallel loops."""
-
-    cores: tuple[int, ...] = ()
-
-
-_pool = _Pool()
 
 
 @twin(lambda mask, words: None)
@@ -67,6 +57,7 @@ def bind_threads(masks):
         set_affinity(pointer(masks, get_thread_id() * words), words)
 
 
+@functools.cache
 def masks_of(cores: tuple[int, ...]) -> np.ndarray:
     """A row for each core: the mask of that core alone, (cores, words)."""
     masks = np.zeros((len(cores), max(cores) // WORD + 1), np.uint64)
@@ -76,8 +67,8 @@ def masks_of(cores: tuple[int, ...]) -> np.ndarray:
 
 
 def bind_calls() -> list[Call]:
-    """The kernel that `own_cores` runs, with an argument of the right type."""
-    return [(bind_threads, (masks_of((0,)),))] if POSSIBLE else []
+    """What `own_cores` runs, for whoever compiles it: with a mask of no core, which the system refuses."""
+    return [(bind_threads, (np.zeros((1, 1), np.uint64),))] if BINDING else []
 
 
 @contextmanager
@@ -87,34 +78,24 @@ def own_cores(threads: int) -> Iterator[None]:
     Only where they are as many as the cores that the process may use: several runs on a few threads each would all
     choose the same ones. And not where the user has told OpenMP what to do.
     """
-    before = numba.get_num_threads()
     numba.set_num_threads(threads)
     cores = _free_cores(threads)
     if not cores:
         yield
         return
-    if _pool.cores == cores and before == threads:
-        _stay(cores[:1])
-    else:  # after loops on fewer threads OpenMP may have started others
-        bind_threads(masks_of(cores))
-        _pool.cores = cores
     try:
+        # Each time anew: OpenMP may have started other threads, and others may have moved them.
+        bind_threads(masks_of(cores))
         yield
     finally:
         if os.sched_getaffinity(0) == {cores[0]}:  # or somebody has moved the process meanwhile
-            _stay(cores)
+            with contextlib.suppress(OSError):  # the cores were taken away
+                os.sched_setaffinity(0, cores)
 
 
 def _free_cores(threads: int) -> tuple[int, ...]:
     """The cores to be had for so many threads, one each; none where threads are to be left alone."""
-    if threads < 2 or not POSSIBLE:
+    if threads < 2 or not BINDING or numba.threading_layer() != "omp":
         return ()
     cores = tuple(sorted(os.sched_getaffinity(0)))
     return cores if len(cores) == threads else ()
-
-
-def _stay(cores: tuple[int, ...]) -> None:
-    try:
-        os.sched_setaffinity(0, cores)
-    except OSError:  # the cores were taken away: the system has moved the thread already
-        _pool.cores = ()

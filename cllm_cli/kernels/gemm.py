@@ -1,9 +1,9 @@
 """Matrix multiplication on our own micro-kernel: C = A B, C = A Bᵀ, C = Aᵀ B, each with C += and a bias.
 
 Goto's scheme (Goto & van de Geijn 2008): blocks of A and B are packed into panels that the micro-kernel reads straight
-through. C is cut into a grid of tasks, as even as it goes and no block of rows higher than the cache allows. A task
-shares nothing: it packs its block of A, and each panel of B just before the panel meets that block. So a product is one
-parallel loop, without a barrier inside, and what is packed never leaves the core's own cache.
+through. C is cut into a grid of tasks, as even as it goes and no block of rows higher than the packing space allows.
+A task shares nothing: it packs its block of A, and each panel of B just before the panel meets that block. So a product
+is one parallel loop, without a barrier inside, and what is packed never leaves the core's own cache.
 
 The three forms differ in the strides that packing reads with, and in nothing else; they and both flags reach one
 compiled function: a literal argument would compile another, hence np.int64(1). A tile that reaches over the edge of C
@@ -35,7 +35,8 @@ def block_rows(depth: int, itemsize: int) -> int:
 def pack_size(m: int, n: int, k: int, threads: int, itemsize: int) -> int:
     """Elements of packing space for a product of m × k by k × n on `threads` threads; with less it goes wrong.
 
-    Kernels make blocks of A as high as the space that they are given allows: how large caches are is not compiled in.
+    Kernels make blocks of A as high as the space allows that each thread is given: how large caches are is not compiled
+    in. With more threads than these, it would be too small.
     """
     nr, depth = columns(itemsize), min(k, KC)
     height = min(-(-m // MR) * MR, block_rows(depth, itemsize))

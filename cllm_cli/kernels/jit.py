@@ -32,10 +32,17 @@ from numba.core.codegen import get_host_cpu_features
 FASTMATH = {"contract", "reassoc", "arcp", "nsz", "afn"}
 FLAGS: dict[str, Any] = {"fastmath": FASTMATH, "error_model": "numpy", "nogil": True}
 
+JIT_OFF = bool(numba.config.DISABLE_JIT)
+
+# Who sets one of these has decided already where threads run; otherwise kernels/cores.py gives each a core of its own.
+PLACED = ("OMP_PROC_BIND", "OMP_PLACES", "OMP_DYNAMIC", "GOMP_CPU_AFFINITY", "KMP_AFFINITY")
+BINDING = hasattr(os, "sched_setaffinity") and not JIT_OFF and not any(name in os.environ for name in PLACED)
+
 # Waking a thread that sleeps takes 10 to 50 µs, as long as many a kernel: one that waits spins first, for about 100 µs.
-# With a core to itself (kernels/cores.py) it holds up nobody by that; without, whoever else is busy. OpenMP reads this
-# when Numba starts its threads.
-os.environ.setdefault("GOMP_SPINCOUNT", "6000")
+# With a core to itself it holds up nobody by that; without, it would hold the very core that the others wait for when
+# the machine is busy. OpenMP reads this when Numba starts its threads.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "6000" if BINDING else "1000")
 
 # On some CPUs that have vectors of 512 bits LLVM prefers 256, lest a stray loop slow all others down. Here products use
 # the wide ones all the time, so the other loops may as well: attention takes 10 to 25 % less.
@@ -43,7 +50,6 @@ if platform.machine() == "x86_64" and numba.config.CPU_FEATURES is numba.config.
     numba.config.CPU_FEATURES = f"{get_host_cpu_features()},-prefer-256-bit".lstrip(",")
 
 PACKAGE = Path(__file__).parent.parent
-JIT_OFF = bool(numba.config.DISABLE_JIT)
 
 
 def cpu_features() -> frozenset[str]:

@@ -26,7 +26,7 @@ class Tile:
     """The micro-kernel's shape: `rows` rows by `vectors` vectors of `vector_bytes` bytes, held in registers.
 
     Fewer rows are computed by the lowest of the `lower` tiles that has them, or by the whole one. `block_bytes` of A
-    fit into a second-level cache of `cache_bytes`, the least of the CPUs that the tile is for, beside all else.
+    are best where the second-level cache has `cache_bytes`, as the common CPUs that the tile is for have at least.
     """
 
     rows: int
@@ -56,15 +56,19 @@ def tile_for(features: frozenset[str]) -> Tile:
 TILE = tile_for(cpu_features())
 MR = TILE.rows
 SECOND_LEVEL = Path("/sys/devices/system/cpu/cpu0/cache/index2")
+MOST_CACHE = 2 * 2**20  # bytes; larger blocks were not measured
 
 
 @functools.cache
 def block_bytes() -> int:
-    """Bytes of a block of A: what a thread's part of the second-level cache has room for, where its size is known."""
+    """Bytes of a block of A: the tile's, and all that a thread's part of the second-level cache has beyond the tile's.
+
+    Of a cache that is said to be larger than MOST_CACHE no more is believed, virtual machines guess.
+    """
     try:
         size = int((SECOND_LEVEL / "size").read_text().strip().removesuffix("K")) * 2**10  # "2048K"
         sharing = int((SECOND_LEVEL / "shared_cpu_map").read_text().replace(",", ""), 16).bit_count()
-        cache = size // sharing
+        cache = min(size // sharing, MOST_CACHE)
     except (OSError, ValueError, ZeroDivisionError):
         cache = TILE.cache_bytes
     return TILE.block_bytes + max(0, cache - TILE.cache_bytes)

@@ -91,7 +91,7 @@ class Replay:
                 numba.set_num_threads(most)
 
     def calls(self, step: Mapping[str, Any]) -> list[tuple[Any, tuple[Any, ...]]]:
-        """Every kernel run with its arguments, for whoever compiles or times them."""
+        """Every kernel run with its arguments, and what binds threads, for whoever compiles them."""
         runs = [*self.forward_runs, *self.backward_runs]
         return [*bind_calls(), *[(runner.kernel, runner.arguments(step)) for runner in runs]]
 
