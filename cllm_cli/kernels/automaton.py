@@ -8,7 +8,10 @@ the subwords of a text"; for several texts 1987, "Complete inverted files for ef
 
 A transition is a slot of an open hash table: `keys` has state · alphabet + code or −1, `goals` the state it leads to,
 `follow` the next slot of the same state, of which `heads` has the first. A code below 0 ends a text, and is in no
-substring. All arrays are int64, so that nothing overflows with the JIT off either.
+substring. All arrays but the table are int64, so that nothing overflows with the JIT off either.
+
+Where state and code are few, `automaton_complete` makes a table of what following does: the state that a code leads
+to from a state, by way of its suffixes if need be, and the longest match that can be there. That is many times faster.
 """
 
 from __future__ import annotations
@@ -108,6 +111,43 @@ def automaton_follow(place, seen, lengths, links, keys, goals, codes, alphabet):
         if keys[slot] >= 0:
             state = goals[slot]
             length += 1
+        if length > seen[state]:
+            seen[state] = length
+        if length > best:
+            best, end = length, done + i + 1
+    place[STATE], place[LENGTH], place[BEST], place[END] = state, length, best, end
+    place[DONE] = done + codes.shape[0]
+
+
+@kernel
+def automaton_complete(table, order, lengths, links, keys, goals, alphabet):
+    """The table (states, alphabet + 1, goal and reach), in `order`: states after their suffixes. The last code is none.
+
+    A match of some length has min(length + 1, reach) after the code: a state's own transitions reach beyond all its
+    substrings, those of a suffix one beyond the suffix.
+    """
+    for i in range(order.shape[0]):
+        state = order[i]
+        for code in range(alphabet):
+            slot = find(keys, state, code, alphabet)
+            if keys[slot] >= 0:
+                table[state, code, 0], table[state, code, 1] = goals[slot], lengths[state] + 1
+            elif state > 0:
+                above = links[state]
+                table[state, code, 0], table[state, code, 1] = table[above, code, 0], table[above, code, 1]
+            else:
+                table[state, code, 0], table[state, code, 1] = 0, 0
+        table[state, alphabet, 0], table[state, alphabet, 1] = 0, 0
+
+
+@kernel
+def automaton_follow_table(place, seen, table, codes):
+    """As `automaton_follow`, by the table. A code below 0 takes its last column, since indices wrap round."""
+    state, length, best, end, done = place[STATE], place[LENGTH], place[BEST], place[END], place[DONE]
+    for i in range(codes.shape[0]):
+        code = codes[i]
+        length = min(length + 1, table[state, code, 1])
+        state = table[state, code, 0]
         if length > seen[state]:
             seen[state] = length
         if length > best:

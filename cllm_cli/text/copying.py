@@ -5,7 +5,8 @@ That gives at each place the longest piece of the text that ends there, and so t
 n at once, which n-grams of the text the training text has. Nothing is sampled or hashed away: the figures are exact.
 
 N-grams are of tokens: that is what the model draws, and it needs no notion of a word, which many languages do not have.
-None runs across the end of a document. Memory: up to 350 bytes for each token of the text in question, and a few MiB.
+None runs across the end of a document. Memory: up to 350 bytes for each token of the text in question and, where all
+that can follow fits into a table of TABLE entries, 8 bytes for each of these.
 """
 
 from __future__ import annotations
@@ -17,12 +18,21 @@ import numpy.typing as npt
 
 from cllm_cli.errors import CorpusError
 from cllm_cli.kernels.ahead import Call
-from cllm_cli.kernels.automaton import BEST, END, automaton_build, automaton_follow, automaton_settle
+from cllm_cli.kernels.automaton import (
+    BEST,
+    END,
+    automaton_build,
+    automaton_complete,
+    automaton_follow,
+    automaton_follow_table,
+    automaton_settle,
+)
 from cllm_cli.text.tokenizers.base import IdArray, TokenArray, Tokenizer
 
 NGRAMS = (4, 8, 16, 32, 64)
 CHUNK = 1 << 17  # tokens; a signal is heeded between chunks
 MOST_TOKENS = 1 << 20
+TABLE = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -43,8 +53,8 @@ class Automaton:
     def __init__(self, tokens: npt.NDArray[np.integer], vocab_size: int, end_of_text: int | None) -> None:
         present = np.unique(tokens)
         present = present[present != end_of_text] if end_of_text is not None else present
-        self._table = np.full(vocab_size, -1, dtype=np.int64)
-        self._table[present] = np.arange(present.size)
+        self._code_of = np.full(vocab_size, -1, dtype=np.int64)
+        self._code_of[present] = np.arange(present.size)
         self._alphabet = max(1, int(present.size))
         # Half of the slots stay free, so that what is not there is soon known.
         states, slots = 2 * tokens.size + 1, 1 << (6 * tokens.size + 1).bit_length()
@@ -52,17 +62,21 @@ class Automaton:
         self._keys = np.full(slots, -1, dtype=np.int64)
         self._goals, self._follow = (np.zeros(slots, dtype=np.int64) for _ in range(2))
         self._place = np.zeros(5, dtype=np.int64)
-        kernel, arguments = self._building(self._codes(tokens))
-        kernel(*arguments)
+        self._table: npt.NDArray[np.int32] | None = None
+        _run(self._building(self._codes(tokens)))
+        used = 1 + int(np.count_nonzero(self.lengths))
+        if used * (self._alphabet + 1) <= TABLE:
+            self._table = np.empty((used, self._alphabet + 1, 2), dtype=np.int32)
+            _run(self._completing(self._table))
 
     def follow(self, tokens: npt.NDArray[np.integer]) -> None:
         """Goes on with `tokens` of the training text."""
-        kernel, arguments = self._following(self._codes(tokens))
-        kernel(*arguments)
+        codes = self._codes(tokens)
+        _run(self._following(codes) if self._table is None else self._following_table(self._table, codes))
 
     def settle(self) -> tuple[int, int]:
         """Completes `seen` after the last of the training text; gives the longest match, and where it ended."""
-        automaton_settle(self.seen, self.lengths, self.links)
+        _run(self._settling())
         return int(self._place[BEST]), int(self._place[END])
 
     def novel(self, n: int) -> float | None:
@@ -74,12 +88,18 @@ class Automaton:
     def calls(self) -> list[Call]:
         """Every kernel, with arguments of the right types."""
         none = np.empty(0, dtype=np.int64)
-        settling = (automaton_settle, (self.seen, self.lengths, self.links))
-        return [self._building(none), self._following(none), settling]
+        table = np.empty((0, 1, 2), dtype=np.int32)
+        return [
+            self._building(none),
+            self._following(none),
+            self._completing(table),
+            self._following_table(table, none),
+            self._settling(),
+        ]
 
     def _codes(self, tokens: npt.NDArray[np.integer]) -> IdArray:
         """The text's own numbers for tokens that it has, -1 for others and where a document ends."""
-        codes: IdArray = self._table.take(tokens)
+        codes: IdArray = self._code_of.take(tokens)
         return codes
 
     def _building(self, codes: IdArray) -> Call:
@@ -89,6 +109,21 @@ class Automaton:
     def _following(self, codes: IdArray) -> Call:
         parts = (self._place, self.seen, self.lengths, self.links, self._keys, self._goals)
         return automaton_follow, (*parts, codes, self._alphabet)
+
+    def _completing(self, table: npt.NDArray[np.int32]) -> Call:
+        order = np.argsort(self.lengths[: len(table)], kind="stable")
+        return automaton_complete, (table, order, self.lengths, self.links, self._keys, self._goals, self._alphabet)
+
+    def _following_table(self, table: npt.NDArray[np.int32], codes: IdArray) -> Call:
+        return automaton_follow_table, (self._place, self.seen, table, codes)
+
+    def _settling(self) -> Call:
+        return automaton_settle, (self.seen, self.lengths, self.links)
+
+
+def _run(call: Call) -> None:
+    kernel, arguments = call
+    kernel(*arguments)
 
 
 def find_copying(text: npt.NDArray[np.integer], training: TokenArray, tokenizer: Tokenizer) -> Copying:

@@ -53,6 +53,12 @@ def _chunks(request, monkeypatch):
     monkeypatch.setattr(copying, "CHUNK", request.param)
 
 
+@pytest.fixture(params=[copying.TABLE, 0], ids=["table", "no-table"], autouse=True)
+def _tables(request, monkeypatch):
+    """With a table of all that can follow, and without one, as for texts that are too large for it."""
+    monkeypatch.setattr(copying, "TABLE", request.param)
+
+
 @pytest.mark.usefixtures("_chunks")
 @law(60, 1000, text=texts([0, 1, END], 40), training=texts([0, 1, END], 90))
 def test_few_tokens_have_every_kind_of_repetition(text, training):
