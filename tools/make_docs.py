@@ -114,7 +114,7 @@ window, from an empty context.
 `id` is the line's number in its file, from 1, or the document's file; `file` the path as it was given. `tokens` and `bytes` are those that were
 scored; where there are none, as in an empty line, `loss` and `bits_per_byte` are null. Without `--json` the same in columns with a tab
 between them (id, tokens, bytes, loss, bits per byte), `-` for what is not there, and for lines of several files `file:number` as the id.
-Standard input is answered as it comes; how lines fall into batches may change the last digits of a loss.
+Standard input is answered as it comes. No score depends on what else is read, to the last bit.
 
     tail -f log.txt | cllm eval RUN - --per-line | awk '$5 > 4'
 

@@ -61,3 +61,13 @@ def test_no_batch_is_larger_than_was_asked_for(model):
 
 def test_no_texts_have_no_scores(model):
     assert TextScorer(model, builder_of("byte").finish(False)[0], 2).score([]) == []
+
+
+@pytest.mark.parametrize("end_of_text", [False, True])
+def test_no_score_depends_on_what_else_is_scored(model, end_of_text):
+    """To the last bit: so a pipe may come in any pieces."""
+    tokenizer = builder_of("byte").finish(end_of_text)[0]
+    texts = drawn(SIZES * 3, tokenizer)
+    found = [TextScorer(model, tokenizer, batch).score(texts) for batch in (1, 3, 8)]
+    alone = TextScorer(model, tokenizer, 8)
+    assert found == [[alone.score([text])[0] for text in texts]] * 3
