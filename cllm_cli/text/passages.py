@@ -49,13 +49,15 @@ def lines_of(listing: Listing, tokenizer: Tokenizer, stdin: BinaryIO | None) -> 
 def documents_of(listing: Listing, tokenizer: Tokenizer, stdin: BinaryIO | None) -> Iterator[list[Passage]]:
     """The listed files, each of them whole. Raises CorpusError as `lines_of`."""
     group: list[Passage] = []
+    size = 0
     try:
         for file, pieces in _files(listing, stdin):
             tokens = _encoded(b"".join(pieces), tokenizer, file.name)
             group.append(Passage(file.path, file.path, tokens))
-            if sum(passage.tokens.size for passage in group) >= GROUP:
+            size += 1 + tokens.size  # empty ones must not gather without end either
+            if size >= GROUP:
                 yield group
-                group = []
+                group, size = [], 0
     except CorpusError:
         yield group
         raise
