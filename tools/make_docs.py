@@ -53,6 +53,7 @@ written for `-` in every flag.
 | `--force` | overwrite the run that is there |
 | `--init-from RUN` | start from another run's weights, sizes and tokenizer |
 | `--preset NAME` | {presets} |
+| `--files0-from FILE` | instead of CORPUS: the names of its files, each ended by a NUL, from FILE or standard input (`-`); [how](#names-of-files) |
 | `--config FILE` | TOML file of settings, such as a run's config.toml |
 | `--json`, `--quiet`, `--debug` | |
 
@@ -84,11 +85,16 @@ Losses are means in nats a token. `ms` runs from one step's start to the next, e
 | `tokenizer.json` | the tokenizer, whole |
 | `metrics.jsonl` | the events |
 | `checkpoint/` | the last two checkpoints |
-| `data/` | the validation tokens; all tokens when the text came from standard input |
+| `data/` | the validation tokens; all tokens when the text came from standard input; where the text was |
 
 ### Names
 
 {names}
+
+### Names of files
+
+`find … -print0 | cllm train --files0-from -` takes names as GNU sort does: each ends with a NUL, the last one need not; an empty name is an
+error, and so is `-` where the names themselves come from standard input. Files or folders beside it are an error. `cllm eval` does the same.
 
 ## eval
 
@@ -96,9 +102,41 @@ Scores every token but the first once, in consecutive windows that do not overla
 
     {{"event":"eval","tokens":…,"bytes":…,"loss":…,"perplexity":…,"bits_per_byte":…,"accuracy":…}}
 
+### A score a line or document
+
+`--per-line` scores each line of TEXT by itself, `--per-document` each file: `sort` finds the odd ones. A line is what stands before `\\n` or
+`\\r\\n`. Each begins with the end of a text before it where the tokenizer has an end-of-text token, which a run on several documents has, so
+that its first token is scored too; otherwise its first token is not scored. What is longer than the window goes on in the next
+window, from an empty context.
+
+    {{"event":"score","id":…,"file":…,"tokens":…,"bytes":…,"loss":…,"bits_per_byte":…}} …
+
+`id` is the line's number in its file, from 1, or the document's file; `file` the path as it was given. `tokens` and `bytes` are those that were
+scored; where there are none, as in an empty line, `loss` and `bits_per_byte` are null. Without `--json` the same in columns with a tab
+between them (id, tokens, bytes, loss, bits per byte), `-` for what is not there, and for lines of several files `file:number` as the id.
+Standard input is answered as it comes. No score depends on what else is read, to the last bit.
+
+    tail -f log.txt | cllm eval RUN - --per-line | awk '$5 > 4'
+
+### Is it copying?
+
+`--check-copy` tells what of the text stands in the training text word for word, without `TEXT` what of the validation text does; for
+`cllm generate` of the text that was written, the prompt left out. `novel` has for n = 4, 8, 16, 32, 64 the share of the text's distinct n-grams
+that the training text does not have, null where the text is shorter. They are of tokens: that is what the model draws, and words are not the
+same thing in every language. All figures are exact. Nothing runs across the end of a document; validation text is no training text.
+
+    {{"event":"copy","tokens":…,"overlap_tokens":…,"overlap_bytes":…,"overlap_at":…,"overlap_text":…,"novel":{{"4":…,"8":…,"16":…,"32":…,"64":…}}}}
+
+`overlap_at` is the byte of the training text (its documents one after another) at which the longest overlap begins, null where there is none;
+of equally long ones it is the first. Without `--json` `cllm eval` writes it after the score, `cllm generate` to standard error.
+
+The run knows where its text was; text from standard input it has kept. `--corpus PATH` names it where it has been moved. A text that
+has changed since is an error.
+
 ## generate
 
-`--prompt TEXT|-`, `--tokens N`, `--temperature`, `--top-k`, `--top-p`, `--seed`, `--stop TEXT`, `--json`. It ends after N tokens, before a
+`--prompt TEXT|-`, `--tokens N`, `--temperature`, `--top-k`, `--top-p`, `--seed`, `--stop TEXT`, `--check-copy` ([what it tells](#is-it-copying)),
+`--corpus PATH`, `--json`. It ends after N tokens, before a
 stop text, or at the end of a text where the tokenizer has one. Beyond the window it goes on from the window's second half.
 
 ## gradcheck

@@ -8,7 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
+from cllm_cli.commands.copying import CheckCopy, CopyCheck, CorpusPaths
+from cllm_cli.commands.naming import FileNames, named_files
 from cllm_cli.commands.options import Debug, Json, Quiet, Threads
+from cllm_cli.commands.scoring import PerDocument, PerLine, check_passages, score_passages
 
 
 def evaluate(
@@ -27,6 +30,11 @@ def evaluate(
             "--batch-size", metavar="N", min=1, help="Windows at a time (default: the run's).", show_default=False
         ),
     ] = None,
+    per_line: PerLine = False,
+    per_document: PerDocument = False,
+    files0_from: FileNames = None,
+    check_copy: CheckCopy = False,
+    corpus: CorpusPaths = None,
     threads: Threads = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -44,9 +52,16 @@ def evaluate(
     from cllm_cli.training.run_folder import RunFolder
     from cllm_cli.training.session import use_threads
 
+    text = named_files(text, files0_from, "TEXT")
+    if per_line or per_document:
+        check_passages(per_line, per_document, text, check_copy)
     use_threads(threads or available_cores())
     folder = RunFolder(run)
     settings, tokenizer = folder.read_settings(), folder.read_tokenizer()
+    batch = batch_size or settings.batch_size or 8
+    if per_line or per_document:
+        score_passages(folder, tokenizer, text, batch, per_line, quiet, json)
+        return
     if text:
         given = tokens_of(text, tokenizer, getattr(sys.stdin, "buffer", None))
         tokens = given.tokens
@@ -56,9 +71,11 @@ def evaluate(
         tokens = folder.read_validation(tokenizer)
     if tokens.size < 2:
         raise CorpusError(f"the text has {tokens.size} tokens, a score needs 2", "give more text")
+    check = CopyCheck(check_copy, folder, tokenizer, corpus)
     model = folder.load_model()
-    evaluator = Evaluator(model, tokens, tokenizer, batch_size or settings.batch_size or 8)
-    prepare(evaluator.calls(), quiet or json)
+    evaluator = Evaluator(model, tokens, tokenizer, batch)
+    prepare([*evaluator.calls(), *check.calls()], quiet or json)
+    copied = check.find(tokens)  # what cannot be checked is told before the work, not after it
     progress = not quiet and not json and not is_plain(sys.stderr)
     found: Any = None
     try:
@@ -81,3 +98,4 @@ def evaluate(
         sys.stdout.write(json_line(row) + "\n")
     else:
         show_evaluation(row, sys.stdout)
+    check.tell(copied, json, sys.stdout)

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from cllm_cli.commands.copying import CheckCopy, CopyCheck, CorpusPaths
 from cllm_cli.commands.options import Debug, Json, Quiet, Threads, as_utf8
 from cllm_cli.config import LARGEST
 
@@ -38,6 +39,8 @@ def generate(
         list[str] | None,
         typer.Option("--stop", metavar="TEXT", help="End before this text; may be repeated.", show_default=False),
     ] = None,
+    check_copy: CheckCopy = False,
+    corpus: CorpusPaths = None,
     threads: Threads = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -49,7 +52,7 @@ def generate(
     from cllm_cli.model.decode import Decoder, Sampling
     from cllm_cli.model.decode import generate as drawn
     from cllm_cli.printable import printable
-    from cllm_cli.text.writing import until
+    from cllm_cli.text.writing import recorded, tokens_within, until
     from cllm_cli.training.records import json_line
     from cllm_cli.training.resolve import available_cores
     from cllm_cli.training.run_folder import RunFolder
@@ -69,15 +72,17 @@ def generate(
             raise CorpusError(f"the prompt is no UTF-8: byte {error.start}", "give UTF-8 text") from error
     ids = tokenizer.encode(prompt)
     start = ids if ids.size else [tokenizer.first_token()]
+    check = CopyCheck(check_copy, folder, tokenizer, corpus)
     model = folder.load_model()
     sampling = Sampling(temperature, top_k, top_p)
-    prepare(Decoder(model).calls(), json)
+    prepare([*Decoder(model).calls(), *check.calls()], json)
     written = drawn(model, start, sampling, seed, tokenizer.vocab_size, tokenizer.end_of_text)
     safe = printable if sys.stdout.isatty() else str
-    text = []
+    text: list[str] = []
+    ids_drawn: list[int] = []
     if not json:
         sys.stdout.write(safe(prompt))
-    for piece in until(written, tokenizer, tokens, stops):
+    for piece in until(recorded(written, ids_drawn), tokenizer, tokens, stops):
         text.append(piece)
         if not json:
             sys.stdout.write(safe(piece))
@@ -85,3 +90,5 @@ def generate(
     if json:
         sys.stdout.write(json_line({"event": "text", "prompt": prompt, "text": "".join(text)}))
     sys.stdout.write("\n")
+    sys.stdout.flush()  # the text comes before what is said about it
+    check.tell(check.find(tokens_within(ids_drawn, tokenizer, "".join(text))), json, sys.stderr)

@@ -10,18 +10,22 @@ from typing import Annotated, Any
 
 import typer
 
+from cllm_cli.commands.naming import FileNames, check_val, named_files
 from cllm_cli.commands.options import Debug, Json, Quiet, allow_threads, with_settings
 from cllm_cli.config import PRESETS, make_settings, merge, preset, read_config
-from cllm_cli.errors import ConfigError, Interrupted
+from cllm_cli.errors import ConfigError, Interrupted, UsageError
 
 
 @with_settings
 def train(
     *,
     corpus: Annotated[
-        list[str],
-        typer.Argument(metavar="CORPUS", help="Files, folders (read recursively), or - for standard input."),
-    ],
+        list[str] | None,
+        typer.Argument(
+            metavar="CORPUS", help="Files, folders (read recursively), or - for standard input.", show_default=False
+        ),
+    ] = None,
+    files0_from: FileNames = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -54,6 +58,10 @@ def train(
         raise ConfigError(f"--resume and {other} exclude each other", "--resume goes on with the run as it is")
     given = merge(preset(preset_name) if preset_name else {}, read_config(config) if config else {}, settings)
     allow_threads(given.get("threads"))
+    if not corpus and files0_from is None:
+        raise UsageError("CORPUS is missing: what to train on", "cllm train --help shows what there is")
+    check_val(given.get("val"), files0_from)
+    corpus = named_files(corpus, files0_from, "CORPUS")
 
     from cllm_cli.reporting.reporter import make_reporter
     from cllm_cli.training import train as run_training

@@ -18,6 +18,7 @@ def warmup(json: Json = False, quiet: Quiet = False, debug: Debug = False) -> No
     from cllm_cli.model.decode import Decoder
     from cllm_cli.optim import OPTIMIZERS
     from cllm_cli.profiling.roof import roof_calls
+    from cllm_cli.text.copying import copying_calls
     from cllm_cli.training.evaluate import Evaluator
     from cllm_cli.training.records import json_line
     from cllm_cli.training.resolve import available_cores
@@ -37,7 +38,7 @@ def warmup(json: Json = False, quiet: Quiet = False, debug: Debug = False) -> No
         calls += session.stepper.calls()
     model, corpus = session.model, session.corpus
     calls += Evaluator(model, corpus.val, corpus.tokenizer, session.stepper.batch).calls()
-    calls += Decoder(model).calls()
+    calls += [*Decoder(model).calls(), *copying_calls()]
     kernels = prepare(calls, quiet or json)
     seconds = time.monotonic() - started
     if json:

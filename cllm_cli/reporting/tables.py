@@ -20,6 +20,7 @@ from cllm_cli.reporting.terminal import Signs, console_for, gauge, is_plain, sig
 Row = Mapping[str, Any]
 
 GAUGE = 8  # cells
+EXCERPT = 160  # characters
 
 
 class Printer:
@@ -47,6 +48,29 @@ def show_evaluation(row: Row, stream: TextIO) -> None:
     ]
     for label, figure in facts:
         printer.show(Text.assemble((f"{label:<13}", "dim"), "  ", figure))
+
+
+def show_copying(row: Row, stream: TextIO) -> None:
+    """What `--check-copy` found: the longest overlap and its text, a line for the shares of new n-grams."""
+    printer = Printer(stream)
+    lines = [("longest copy", "nothing")]
+    if row["overlap_tokens"]:
+        size_ = f"{count(row['overlap_tokens'])} tokens, {count(row['overlap_bytes'])} bytes"
+        lines = [("longest copy", f"{size_}, at byte {count(row['overlap_at'])} of the training text")]
+        lines += [("", excerpt(row["overlap_text"]))]
+    for number, (n, novel) in enumerate(row["novel"].items()):
+        figure = "-" if novel is None else f"{100 * novel:.1f} %"
+        lines.append(("" if number else "new n-grams", f"{n:>2} tokens  {figure:>7}"))
+    for label, figure in lines:
+        printer.show(Text.assemble((f"{label:<13}", "dim"), "  ", figure))
+
+
+def excerpt(text: str) -> str:
+    """A passage in one line of a terminal or two: its middle is left out where it is long."""
+    if len(text) > EXCERPT:
+        half = EXCERPT // 2
+        return f'"{one_line(text[:half])}" ... "{one_line(text[-half:])}"'
+    return f'"{one_line(text)}"'
 
 
 GRADCHECK = (

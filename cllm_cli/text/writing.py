@@ -14,10 +14,8 @@ def until(tokens: Iterable[int], tokenizer: Tokenizer, most: int, stops: Sequenc
     What may still turn out to be the beginning of a stop is held back until it is clear.
     """
     stops = [stop for stop in stops if stop]
-    stream = tokenizer.stream()
-    pieces = itertools.chain((stream.push(token) for token in itertools.islice(tokens, most)), [stream.flush()])
     held = ""
-    for piece in pieces:
+    for piece in _pieces(itertools.islice(tokens, most), tokenizer):
         held += piece
         found = [held.index(stop) for stop in stops if stop in held]
         if found:
@@ -27,6 +25,37 @@ def until(tokens: Iterable[int], tokenizer: Tokenizer, most: int, stops: Sequenc
         yield held[: len(held) - kept]
         held = held[len(held) - kept :]
     yield held
+
+
+def _pieces(tokens: Iterable[int], tokenizer: Tokenizer) -> Iterator[str]:
+    """The text of each token, and last of an unfinished character."""
+    stream = tokenizer.stream()
+    for token in tokens:
+        yield stream.push(token)
+    yield stream.flush()
+
+
+def recorded(tokens: Iterable[int], record: list[int]) -> Iterator[int]:
+    """`tokens` as they are taken, each of which is noted in `record`."""
+    for token in tokens:
+        record.append(token)
+        yield token
+
+
+def tokens_within(ids: Sequence[int], tokenizer: Tokenizer, text: str) -> list[int]:
+    """Those of `ids`, from the first on, whose text is no longer than `text`, with which theirs begins."""
+    stream, size, kept = tokenizer.stream(), 0, 0
+    for number, token in enumerate(ids, start=1):
+        piece = stream.push(token)
+        size += len(piece)
+        if size > len(text):
+            break
+        if piece:
+            kept = number
+    else:
+        if size + len(stream.flush()) <= len(text):
+            kept = len(ids)
+    return list(ids[:kept])
 
 
 def _overlap(text: str, stop: str) -> int:

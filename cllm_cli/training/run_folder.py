@@ -131,13 +131,16 @@ class RunFolder:
             else:
                 item.unlink(missing_ok=True)
 
-    def create(self, settings: Settings, model: Model, corpus: Corpus) -> None:
-        """Writes what a run has from its first moment; config.toml last, since it says that there is a run."""
+    def create(self, settings: Settings, model: Model, corpus: Corpus, origin: Mapping[str, Any] | None = None) -> None:
+        """Writes what a run has from its first moment; config.toml last, since it says that there is a run.
+
+        `origin` says where the corpus came from (training/training_text.py).
+        """
         with _as_run_error(self.path):
             self.checkpoints.mkdir(exist_ok=True)
             self.data.mkdir(exist_ok=True)
         write_file(self.data / "tokens.safetensors", tensor_chunks(corpus.stored_tokens(), {}, hashed=True))
-        write_file(self.data / "corpus.json", [json.dumps(corpus.facts(), indent=1).encode()])
+        write_file(self.data / "corpus.json", [json.dumps({**corpus.facts(), **(origin or {})}, indent=1).encode()])
         write_file(self.tokenizer, [json.dumps(corpus.tokenizer.to_json()).encode()])
         facts = transformers_config(model.config, corpus.tokenizer.end_of_text)
         write_file(self.path / "config.json", [json.dumps(facts, indent=1).encode()])
@@ -179,7 +182,7 @@ class RunFolder:
             return restored(facts, tokenizer, _tokens(tensors, "train"), _tokens(tensors, "val"))
 
     def read_facts(self) -> dict[str, Any]:
-        """What is known of the run's corpus: fingerprint, from_stdin, and the rest of Corpus.facts()."""
+        """What is known of the run's corpus: fingerprint, from_stdin, the rest of Corpus.facts(), and its origin."""
         facts = read_json(self.data / "corpus.json")
         if not isinstance(facts.get("fingerprint"), str) or not isinstance(facts.get("from_stdin"), bool):
             raise RunError(f"{self.data / 'corpus.json'} is damaged", "restore the run folder, or train again")

@@ -32,6 +32,7 @@ from cllm_cli.training.memory import choose_recompute
 from cllm_cli.training.resolve import available_cores, resolve
 from cllm_cli.training.run_folder import RunFolder, model_config
 from cllm_cli.training.step import Stepper
+from cllm_cli.training.training_text import origin_of
 
 UPDATER_SETTINGS = ("beta1", "beta2", "eps", "momentum", "nesterov", "weight_decay", "lr", "lr_embed")
 
@@ -97,7 +98,7 @@ def start(
         folder.check_new(force)  # another process may have trained there meanwhile
         folder.clear()
         try:
-            folder.create(settings, session.model, corpus)
+            folder.create(settings, session.model, corpus, origin_of(sources, wanted.val))
             if source:  # whoever resumes from step 0 must find these weights
                 checkpoint.save(folder, session.progress, session.tensors(), settings, corpus.fingerprint)
         except BaseException:

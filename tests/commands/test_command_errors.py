@@ -298,6 +298,7 @@ FILES = {
 READERS = {
     "eval run": ("config.toml", "tokenizer.json", "model.safetensors", "data/tokens.safetensors"),
     "generate run": ("config.toml", "tokenizer.json", "model.safetensors"),
+    "generate run --check-copy": ("data/corpus.json",),
     "train text.txt -o run --resume --dropout 0": ("config.toml", "tokenizer.json", "data/corpus.json"),
     "train text.txt -o new --init-from run --dropout 0": ("config.toml", "tokenizer.json", "model.safetensors"),
 }

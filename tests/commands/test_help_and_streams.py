@@ -41,7 +41,7 @@ def test_help_of_train_shows_every_setting_and_what_it_is(cllm, monkeypatch):
     for item in fields(Settings):
         assert flag_of(item.name) in flags_of(out)
         assert item.metadata["setting"].help in out
-    own = {"--out", "--resume", "--force", "--init-from", "--preset", "--config", "--json", "--quiet"}
+    own = {"--out", "--resume", "--force", "--init-from", "--preset", "--config", "--files0-from", "--json", "--quiet"}
     assert own <= flags_of(out)
     assert "nano, reference, gpt2" in out
 
@@ -55,8 +55,8 @@ def test_names_from_elsewhere_are_hidden(cllm, monkeypatch, alias):
 @pytest.mark.parametrize(
     ("command", "flags"),
     [
-        ("eval", "--batch-size --threads --json --quiet"),
-        ("generate", "--prompt --tokens --temperature --top-k --top-p --seed --stop --threads --json"),
+        ("eval", "--batch-size --per-line --per-document --files0-from --check-copy --corpus --threads --json --quiet"),
+        ("generate", "--prompt --tokens --temperature --top-k --top-p --seed --stop --check-copy --threads --json"),
         ("gradcheck", "--layer --seed --threads --json"),
         ("profile", "--preset --batch-size --steps --threads --json"),
     ],

@@ -1,0 +1,113 @@
+"""Lines and documents, each a text of its own: what `cllm eval --per-line` and `--per-document` score.
+
+They come in groups, of what was there to read, so that a pipe is answered as it goes. Memory: a group, which is a
+chunk's lines or some documents, and the line or document in hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from cllm_cli.errors import CorpusError
+from cllm_cli.text.sources import BOM, CHUNK, SNIFFED, Listing, TextFile, opened
+from cllm_cli.text.tokenizers.base import TokenArray, Tokenizer
+
+GROUP = 1 << 16  # tokens of documents that are scored together, more or less
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A line, `id` is its number from 1, or a document, `id` is its file; `file` is a path as it was given."""
+
+    id: int | str
+    file: str
+    tokens: TokenArray
+
+
+def lines_of(listing: Listing, tokenizer: Tokenizer, stdin: BinaryIO | None) -> Iterator[list[Passage]]:
+    r"""The lines of the listed files, without their ends (`\n` or `\r\n`).
+
+    Raises CorpusError for a file that cannot be read or a line that cannot be encoded, after those before it.
+    """
+    for file, pieces in _files(listing, stdin):
+        number = 0
+        for lines in _lines(pieces):
+            group: list[Passage] = []
+            for line in lines:
+                number += 1
+                try:
+                    tokens = _encoded(line.removesuffix(b"\r"), tokenizer, f"line {number} of {file.name}")
+                except CorpusError:
+                    yield group
+                    raise
+                group.append(Passage(number, file.path, tokens))
+            yield group
+
+
+def documents_of(listing: Listing, tokenizer: Tokenizer, stdin: BinaryIO | None) -> Iterator[list[Passage]]:
+    """The listed files, each of them whole. Raises CorpusError as `lines_of`."""
+    group: list[Passage] = []
+    size = 0
+    try:
+        for file, pieces in _files(listing, stdin):
+            tokens = _encoded(b"".join(pieces), tokenizer, file.name)
+            group.append(Passage(file.path, file.path, tokens))
+            size += 1 + tokens.size  # empty ones must not gather without end either
+            if size >= GROUP:
+                yield group
+                group, size = [], 0
+    except CorpusError:
+        yield group
+        raise
+    yield group
+
+
+def _files(listing: Listing, stdin: BinaryIO | None) -> Iterator[tuple[TextFile, Iterator[bytes]]]:
+    """Each file with its bytes, in pieces as they come, without a byte-order mark; binary ones only if named."""
+    for file in listing.files:
+        with opened(file, stdin) as stream:
+            first = _piece(stream)
+            while first and len(first) < len(BOM) and BOM.startswith(first) and (more := _piece(stream)):
+                first += more
+            if b"\0" in first[:SNIFFED] and not file.named:
+                listing.skipped["binary"] += 1
+            else:
+                yield file, _pieces(first.removeprefix(BOM), stream)
+
+
+def _pieces(first: bytes, stream: BinaryIO) -> Iterator[bytes]:
+    if first:
+        yield first
+    while piece := _piece(stream):
+        yield piece
+
+
+def _piece(stream: BinaryIO) -> bytes:
+    """What is there to read, CHUNK bytes at most; a pipe is not waited for to give more."""
+    # BinaryIO does not tell of read1; sources are buffered.
+    piece: bytes = stream.read1(CHUNK)  # type: ignore[attr-defined]
+    return piece
+
+
+def _lines(pieces: Iterable[bytes]) -> Iterator[list[bytes]]:
+    """The lines that each piece completes, and the last one, which may have no end."""
+    held: list[bytes] = []
+    for piece in pieces:
+        first, *others = piece.split(b"\n")
+        held.append(first)
+        if others:
+            yield [b"".join(held), *others[:-1]]
+            held = others[-1:]
+    last = b"".join(held)
+    if last:
+        yield [last]
+
+
+def _encoded(data: bytes, tokenizer: Tokenizer, name: str) -> TokenArray:
+    """Ids of a text by itself. Bytes that are no UTF-8 stay as they are, if the tokenizer has ids for them."""
+    try:
+        return tokenizer.encode(data.decode("utf-8", "surrogateescape"))
+    except CorpusError as error:
+        raise CorpusError(f"{name}: {error.message}", error.hint) from error
