@@ -10,7 +10,7 @@ import typer
 
 from cllm_cli.commands.options import Debug, Json, Quiet
 from cllm_cli.config import make_settings
-from cllm_cli.errors import ConfigError
+from cllm_cli.errors import ConfigError, Interrupted
 
 
 def tokenize(
@@ -51,17 +51,22 @@ def tokenize(
     from cllm_cli.training.durable import write_file
     from cllm_cli.training.inspection import named_tokenizer
     from cllm_cli.training.records import json_line
+    from cllm_cli.training.signals import StopSignals
 
     check_place(out, force)
     known = named_tokenizer(tokenizer)
     spec = known.kind if known else tokenizer
-    if known and ids:
-        read = read_ids(corpus, known, settings.val_fraction, val)
-    else:
-        stdin = getattr(sys.stdin, "buffer", None)
-        read = read_corpus(corpus, spec, settings.val_fraction, val, stdin, known, contents=True)
-    chunks = corpus_chunks(read, spec, None if val else settings.val_fraction)
-    write_file(out, chunks, hint="make room there, or choose another --out; nothing was written")
+    stdin = getattr(sys.stdin, "buffer", None)
+    with StopSignals(patient=False) as signals:
+        try:
+            if known and ids:
+                read = read_ids(corpus, known, settings.val_fraction, val)
+            else:
+                read = read_corpus(corpus, spec, settings.val_fraction, val, stdin, known, contents=True)
+            chunks = corpus_chunks(read, spec, None if val else settings.val_fraction)
+            write_file(out, chunks, hint="make room there, or choose another --out; nothing was written")
+        except KeyboardInterrupt:
+            raise Interrupted(signals.received, "ended at once", "a token store appears when it is whole") from None
     for notice in read.notices:
         write_line(sys.stderr, f"note: {notice}")
     row = {"event": "store", **store_facts(Store(out))}

@@ -20,6 +20,7 @@ from cllm_cli.training import checkpoint
 from cllm_cli.training.run_folder import LARGEST_TEXT, RunFolder, open_tensors, read_json
 
 SHOWN_IDS = 8
+HEAD = 1 << 10  # bytes; `to_json` begins with the kind
 LONGEST_LINE = 1 << 20  # bytes of a line of metrics that anyone could have written
 
 
@@ -63,6 +64,9 @@ def is_tokenizer(path: Path) -> bool:
     try:
         if path.suffix != ".json" or not path.is_file() or path.stat().st_size > LARGEST_TEXT:
             return False
+        with path.open("rb") as file:
+            if b'"kind"' not in file.read(HEAD):  # a large text need not be parsed to be told apart
+                return False
         facts = read_json(path)
     except (OSError, ValueError, RunError):
         return False

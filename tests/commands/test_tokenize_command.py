@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import signal
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -171,3 +173,17 @@ def test_a_store_is_no_text_for_other_commands(cllm, text, run):
     cllm("eval", run, "a.tok").assert_error(1, "a.tok is a token store, no text")
     cllm("train", text, "a.tok", "-o", "out").assert_error(1, "a.tok is a token store, no text")
     cllm("train", text, "--val", "a.tok", "-o", "out").assert_error(1, "a.tok is a token store, no text")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_it_and_leaves_nothing(start, tmp_path, number):
+    process = start("tokenize", "-", "-o", "a.tok", stdin=subprocess.PIPE)
+    process.stdin.write("some text " * 100_000)  # more than a pipe holds: it is being read
+    process.stdin.flush()
+    process.send_signal(number)
+    assert process.wait(60) == 128 + number
+    assert process.stderr.read().splitlines()[-2:] == [
+        "error: ended at once",
+        "hint: a token store appears when it is whole",
+    ]
+    assert list(tmp_path.iterdir()) == []

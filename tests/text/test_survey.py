@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import random
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -172,3 +174,26 @@ def test_standard_input_and_nothing(tmp_path):
     refused(lambda: survey([tmp_path], "byte"), "no text")
     refused(lambda: survey([write(tmp_path, a_txt=b"") / "a.txt"], "byte"), "empty")
     refused(lambda: survey(["-"], "byte", io.BytesIO(MAGIC)), "token store")
+
+
+MEASURE = """
+import resource, sys
+from pathlib import Path
+from cllm_cli.text.survey import survey
+survey([sys.argv[3]], sys.argv[1])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+survey([sys.argv[2]], sys.argv[1])
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spec", ["byte", "char"])
+def test_a_large_text_takes_a_few_mebibytes(tmp_path, spec):
+    text = words(5, 40_000).encode()
+    with (tmp_path / "large.txt").open("wb") as file:
+        for _ in range(100_000_000 // len(text)):
+            file.write(text)
+    write(tmp_path, small_txt=text)
+    command = [sys.executable, "-c", MEASURE, spec, tmp_path / "large.txt", tmp_path / "small.txt"]
+    assert int(subprocess.run(command, capture_output=True, check=True).stdout) < 16 << 20
