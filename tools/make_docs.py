@@ -134,11 +134,11 @@ NUL bytes, UTF-16, UTF-8 that was read as Latin-1 (`Ã©`), mixed line ends, exa
 
     {{"event":"text","documents":…,"bytes":…,"lines":…,"tokenizer":…,"tokens":…,"bytes_per_token":…,"vocab_size":…,"used_ids":…,
      "longest_lines":[{{"path":…,"line":…,"bytes":…}}],"skipped":{{…}},
-     "problems":[{{"problem":…,"count":…,"documents":…,"examples":[{{"path":…,"offset":…}}]}}]}}
+     "problems":[{{"problem":…,"count":…,"documents":…,"examples":[{{"path":…,"offset|copy_of|why":…}}]}}]}}
     {{"event":"run","path":…,"config":{{…}},"params":…,"layers":[{{"name":…,"params":…}}],"step":…,"steps":…,"train_loss":…,"val_loss":…,
      "best_val_loss":…,"best_step":…,"complete":…,"resumable":…,"damaged":[…],"files":{{…}},"file_bytes":…,"tokenizer":{{…}}}}
     {{"event":"store", …as of tokenize…, "whole":…}}
-    {{"event":"tokenizer","path":…,"tokenizer":…,"vocab_size":…,"end_of_text":…,"sha256":…,"ids":[{{"id":…,"text":…}}]}}
+    {{"event":"tokenizer","path":…,"tokenizer":…,"vocab_size":…,"end_of_text":…,"sha256":…,"ids":[{{"id":…,"text":…,"hex":…}}]}}
 
 `params` are those of `model.safetensors`, `step` that of the last whole checkpoint; checkpoints that are not whole are in `damaged`.
 

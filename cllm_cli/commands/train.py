@@ -20,7 +20,9 @@ def train(
     *,
     corpus: Annotated[
         list[str],
-        typer.Argument(metavar="CORPUS", help="Files, folders (read recursively), or - for standard input."),
+        typer.Argument(
+            metavar="CORPUS", help="Files, folders (read recursively), - for standard input; or a token store."
+        ),
     ],
     out: Annotated[
         Path | None,

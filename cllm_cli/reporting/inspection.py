@@ -52,7 +52,7 @@ def _text_more(row: Row, printer: Printer) -> None:
             elif "copy_of" in example:
                 text = f"{example['path']} is a copy of {example['copy_of']}"
             else:
-                text = f"{example['path']} from byte {example['offset']} on"
+                text = example["path"] + (f" from byte {example['offset']} on" if "offset" in example else "")
             printer.show(f"  {one_line(text)}")
 
 
@@ -75,7 +75,7 @@ def _run_facts(row: Row) -> Facts:
     yield "run", str(row["path"])
     yield "step", f"{count(row['step'])} of {count(row['steps'])}"
     state = "complete" if row["complete"] else "not complete"
-    yield "state", f"{state}, {'--resume goes on' if row['resumable'] else 'no checkpoint to resume from'}"
+    yield "state", f"{state}, {'can be resumed' if row['resumable'] else 'cannot be resumed'}"
     if row["best_val_loss"] is not None:
         yield "best validation", f"{loss(row['best_val_loss'])} at step {count(row['best_step'])}"
         yield "last validation", loss(row["val_loss"])
@@ -101,8 +101,8 @@ def _tokenizer_facts(row: Row) -> Facts:
 
 
 def _tokenizer_more(row: Row, printer: Printer) -> None:
-    cells = [(str(entry["id"]), one_line(repr(entry["text"]))) for entry in row["ids"]]
-    _grid((Column("id", 6), Column("text", 8, left=True)), cells, printer)
+    cells = [(str(entry["id"]), one_line(repr(entry["text"])), one_line(entry["hex"])) for entry in row["ids"]]
+    _grid((Column("id", 6), Column("text", 8, left=True), Column("bytes", 8, rank=1, left=True)), cells, printer)
 
 
 def _no_more(row: Row, printer: Printer) -> None:

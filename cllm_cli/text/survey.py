@@ -83,7 +83,7 @@ class DocumentScan:
         self._end_line(self._line)
         self.lines = self.line_feeds + (self._line > 0)
         if 0 < self.pairs < self.line_feeds:
-            self._found(MIXED, min(self.pairs, self.line_feeds - self.pairs), 0)
+            self.counts[MIXED] = min(self.pairs, self.line_feeds - self.pairs)
         return self._digest.digest()
 
     def _found(self, problem: str, count: int, offset: int) -> None:
@@ -190,14 +190,15 @@ def survey(
             if tokens.encoder is not None:
                 tokens.encoder.begin(file.name, offset)
             if _looks_like_utf_16(chunk[:SNIFFED]):
-                problems.setdefault(UTF_16, Problem()).add(1, path=file.name, offset=0)
+                problems.setdefault(UTF_16, Problem()).add(1, path=file.name)
             scan = _scanned(file, chunk, stream, tokens, problems)
         digest = scan.end()
         documents, size = documents + 1, size + scan.size
         lines += scan.lines
         longest = heapq.nlargest(LONGEST, [*longest, (scan.longest, scan.longest_line, file.name)])
         for problem, count in scan.counts.items():
-            problems.setdefault(problem, Problem()).add(count, path=file.name, offset=scan.first[problem])
+            place = {"offset": scan.first[problem]} if problem in scan.first else {}
+            problems.setdefault(problem, Problem()).add(count, path=file.name, **place)
         if seen.setdefault(digest, number) != number:
             original = listing.files[seen[digest]].name
             problems.setdefault(COPY, Problem()).add(1, path=file.name, copy_of=original)

@@ -84,7 +84,10 @@ def tokenizer_facts(path: Path) -> dict[str, Any]:
         "vocab_size": tokenizer.vocab_size,
         "end_of_text": tokenizer.end_of_text,
         "sha256": tokenizer.digest(),
-        "ids": [{"id": number, "text": tokenizer.decode([number])} for number in ids],
+        "ids": [
+            {"id": number, "text": tokenizer.decode([number]), "hex": tokenizer.decode_bytes([number]).hex()}
+            for number in ids
+        ],
     }
 
 

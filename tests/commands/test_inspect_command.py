@@ -106,6 +106,7 @@ def test_a_tokenizer(cllm, text, tiny):
     characters = sorted(set(text.read_text()))
     assert (row["tokenizer"], row["vocab_size"], row["end_of_text"]) == ("char", len(characters), None)
     assert all(characters[entry["id"]] == entry["text"] for entry in row["ids"])
+    assert all(bytes.fromhex(entry["hex"]).decode() == entry["text"] for entry in row["ids"])
     assert {row["ids"][0]["id"], row["ids"][-1]["id"]} == {0, len(characters) - 1}
     assert "'\\n'" in cllm("inspect", "char/tokenizer.json").assert_done().out
     other = cllm("inspect", "c.tok", "--json").assert_done().events[0]

@@ -66,7 +66,7 @@ ROWS = {
         "vocab_size": 5,
         "end_of_text": 4,
         "sha256": "00",
-        "ids": [{"id": 0, "text": EVIL}],
+        "ids": [{"id": 0, "text": EVIL, "hex": "611b"}],
     },
 }
 
@@ -79,8 +79,8 @@ SHOWN = {
         "from byte 17",
     ],
     "store": ["1,000 for training, 100", "? for training, 2.00 kB", "chosen by hand", "wrong:", "2 bytes a token"],
-    "run": ["5 of -", "not complete, --resume goes on", "1.5000 at step 4", "1.7500", "damaged", "parameters"],
-    "tokenizer": ["char, 5 ids", "id 4"],
+    "run": ["5 of -", "not complete, can be resumed", "1.5000 at step 4", "1.7500", "damaged", "parameters"],
+    "tokenizer": ["char, 5 ids", "id 4", "611b"],
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -68,6 +69,19 @@ def test_a_store_from_standard_input_can_be_read_again(tmp_path):
         piped = stored(tmp_path / "a.tok", ["-"], stdin=stream)
     assert piped.from_stdin
     assert_same(load(tmp_path / "a.tok"), read_corpus([text], "byte", 0.25, contents=True))
+
+
+@pytest.mark.parametrize("spec", ["byte", "char"])
+def test_tokens_are_mapped_and_not_read(tmp_path, spec):
+    for number in range(4):
+        write(tmp_path / "texts", **{f"{number}_txt": words(number, 400) * 900})
+    corpus = stored(tmp_path / "a.tok", [tmp_path / "texts"], spec)
+    tracemalloc.start()
+    again = load_corpus([tmp_path / "a.tok"], spec, 0.25)
+    taken = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert again.train.nbytes + again.val.nbytes == corpus.train.nbytes + corpus.val.nbytes > 4 << 20
+    assert taken < 2 << 20
 
 
 def test_settings_follow_the_store(tmp_path):
