@@ -19,8 +19,10 @@ import cllm_cli
 from cllm_cli.commands.eval import evaluate
 from cllm_cli.commands.generate import generate
 from cllm_cli.commands.gradcheck import gradcheck
+from cllm_cli.commands.inspect import inspect
 from cllm_cli.commands.options import ALIASES, known_name
 from cllm_cli.commands.profile import profile
+from cllm_cli.commands.tokenize import tokenize
 from cllm_cli.commands.train import train
 from cllm_cli.commands.warmup import warmup
 from cllm_cli.errors import CllmError
@@ -30,6 +32,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "train": train,
     "eval": evaluate,
     "generate": generate,
+    "tokenize": tokenize,
+    "inspect": inspect,
     "gradcheck": gradcheck,
     "profile": profile,
     "warmup": warmup,

@@ -27,6 +27,8 @@ TEXT = """# The command line
     cllm train CORPUS...          CORPUS: a file, a folder (read recursively), or - for standard input
     cllm eval RUN [TEXT...]       RUN: a run folder; TEXT likewise files, folders or -; none: the run's validation text
     cllm generate RUN             text to standard output as it is produced
+    cllm tokenize CORPUS... -o FILE   the corpus as a token store, which cllm train FILE maps
+    cllm inspect PATH...          what is in a text, a run, a token store or a tokenizer.json
     cllm gradcheck [RUN]          every layer and whole small models, or a run's; --layer NAME for one; --flow: how gradients flow
     cllm profile [RUN]            where a step's time and memory go; --preset NAME without a run
     cllm warmup                   every kernel compiled now, for training, evaluation, generation and checks
@@ -45,6 +47,8 @@ written for `-` in every flag.
 | 141 | whoever read the output closed it |
 
 ## train
+
+CORPUS is text, or one token store that `cllm tokenize` has written, known by its content.
 
 | flag | |
 |---|---|
@@ -138,6 +142,43 @@ has changed since is an error.
 `--prompt TEXT|-`, `--tokens N`, `--temperature`, `--top-k`, `--top-p`, `--seed`, `--stop TEXT`, `--check-copy` ([what it tells](#is-it-copying)),
 `--corpus PATH`, `--json`. It ends after N tokens, before a
 stop text, or at the end of a text where the tokenizer has one. Beyond the window it goes on from the window's second half.
+
+## tokenize
+
+`-o`, `--out FILE`, `--tokenizer SPEC`, `--val-fraction X`, `--val FILE`, `--ids`, `--force`, `--json`. It reads CORPUS as `train` does, and
+writes tokens, tokenizer, split and the documents' places, sizes and hashes into one file. `cllm train FILE` takes the same tokens, split
+and settings from it as from the text, and so comes to the same bits; a run may go on from one with the other. `--tokenizer
+RUN/tokenizer.json` writes the text in the ids of a run, for `--init-from`.
+
+The file appears when all of it is on the disk. Writing needs memory for the tokens once, and 64 bytes and more for each document; training
+maps them. When training starts, the file's sizes are compared with its header, its SHA-256 with its content (a second or two for a GB),
+and every fact that is relied on with the others. Only a token store is ever overwritten, and only with `--force`. It is read on machines of
+the same byte order.
+
+`--ids` reads files of token ids, several as one text: nanoGPT's `.bin` (uint16), and llm.c's (magic 20240520 or 20240801). They do not say
+which tokenizer they are of, so `--tokenizer FILE.json` has to; [why](decisions/013-token-stores-and-files-of-ids.md). A `meta.pkl` is not read.
+
+    {{"event":"store","path":…,"documents":…,"train_tokens":…,"val_tokens":…,"train_bytes":…,"val_bytes":…,"fingerprint":…,"split_rule":…,
+     "val_fraction":…,"skipped":{{…}},"tokenizer":…,"vocab_size":…,"tokenizer_sha256":…,"token_bytes":…,"file_bytes":…,"sha256":…}}
+
+## inspect
+
+`--tokenizer SPEC` (of a text; byte), `--json`: one event, whose kind is that of PATH. Nothing is written. `whole` says whether a store's
+checksum is right; the exit code is 3 where it is not.
+
+A text is read once and not kept, but for a hash of each document. `tokens` are those that training would have, null where the text
+has none. `problems` are what hints at a wrong encoding or at copies, each with the first places where it is found: invalid UTF-8, U+FFFD,
+NUL bytes, UTF-16, UTF-8 that was read as Latin-1 (`Ã©`), mixed line ends, exact copies. They are for you to judge.
+
+    {{"event":"text","documents":…,"bytes":…,"lines":…,"tokenizer":…,"tokens":…,"bytes_per_token":…,"vocab_size":…,"used_ids":…,
+     "longest_lines":[{{"path":…,"line":…,"bytes":…}}],"skipped":{{…}},
+     "problems":[{{"problem":…,"count":…,"documents":…,"examples":[{{"path":…,"offset|copy_of|why":…}}]}}]}}
+    {{"event":"run","path":…,"config":{{…}},"params":…,"layers":[{{"name":…,"params":…}}],"step":…,"steps":…,"train_loss":…,"val_loss":…,
+     "best_val_loss":…,"best_step":…,"complete":…,"resumable":…,"damaged":[…],"files":{{…}},"file_bytes":…,"tokenizer":{{…}}}}
+    {{"event":"store", …as of tokenize…, "whole":…}}
+    {{"event":"tokenizer","path":…,"tokenizer":…,"vocab_size":…,"end_of_text":…,"sha256":…,"ids":[{{"id":…,"text":…,"hex":…}}]}}
+
+`params` are those of `model.safetensors`, `step` that of the last whole checkpoint; checkpoints that are not whole are in `damaged`.
 
 ## gradcheck
 

@@ -22,7 +22,9 @@ def train(
     corpus: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="CORPUS", help="Files, folders (read recursively), or - for standard input.", show_default=False
+            metavar="CORPUS",
+            help="Files, folders (read recursively), - for standard input; or a token store.",
+            show_default=False,
         ),
     ] = None,
     files0_from: FileNames = None,

@@ -7,6 +7,7 @@ lines.py       plain lines for pipes and dumb terminals; the results on standard
 records.py     JSON lines
 plots.py       the loss curve as text
 tables.py      results of eval, gradcheck and profile; flow.py: of gradcheck --flow
+inspection.py  results of inspect and tokenize
 grid.py        columns that fit a width
 terminal.py    what a stream can show; quantities.py: how numbers are written
 """

@@ -24,6 +24,7 @@ from cllm_cli.text.sources import (
     opened,
 )
 from cllm_cli.text.split import SPLIT_RULE, Document, choose_validation, end_of_one, fingerprint_of
+from cllm_cli.text.store import MAGIC, DocumentTable, document_table, no_text_but_store
 from cllm_cli.text.tokenizers import builder_of
 from cllm_cli.text.tokenizers.base import Encoder, TokenArray, Tokenizer, count_bytes
 
@@ -45,7 +46,7 @@ class Corpus:
 
     `train` and `val` are one-dimensional contiguous arrays of `tokenizer.dtype`. `documents` counts those of both
     sides, `skipped` what was left out, by reason. Bytes are those of the text as it came, without a byte-order mark.
-    `notices` are for the user's eyes, safe to print.
+    `notices` are for the user's eyes, safe to print. `contents` says where each document lies, if that was asked for.
     """
 
     train: TokenArray
@@ -59,6 +60,7 @@ class Corpus:
     skipped: dict[str, int] = field(default_factory=dict)
     notices: list[str] = field(default_factory=list)
     split_rule: int = SPLIT_RULE
+    contents: DocumentTable | None = None
 
     def facts(self) -> dict[str, Any]:
         """What a run stores beside tokens and tokenizer, ready for JSON; `restored` takes it back."""
@@ -87,11 +89,13 @@ def read_corpus(
     val: str | Path | None = None,
     stdin: BinaryIO | None = None,
     tokenizer: Tokenizer | None = None,
+    contents: bool = False,
 ) -> Corpus:
     """The corpus in `sources` (files, folders, `-`), split by `val_fraction` or, if `val` is given, validated on that.
 
     An end-of-text id exists, and follows each document, only where `sources` hold several documents. With `tokenizer`
-    the text is written in the ids of an existing one, whatever the specification says.
+    the text is written in the ids of an existing one, whatever the specification says. `contents` asks for the table of
+    documents, which a token store has.
     Raises ConfigError for an unknown tokenizer, CorpusError for text that is missing, unreadable, empty or cannot be
     encoded. `stdin` stands in for the process's own standard input.
     """
@@ -156,6 +160,7 @@ def read_corpus(
         from_stdin=listing.has_stdin or val_listing.has_stdin,
         skipped=dict(listing.skipped),
         notices=notices,
+        contents=document_table((*documents, *val_documents), len(documents), spans) if contents else None,
     )
 
 
@@ -231,6 +236,8 @@ def _read(listing: Listing, encoder: Encoder, pile: Pile, stdin: BinaryIO | None
     for file in listing.files:
         with opened(file, stdin) as stream:
             chunk = _chunk(stream)
+            if file.named and chunk.startswith(MAGIC):
+                raise no_text_but_store(file.name)
             binary = b"\0" in chunk[:SNIFFED]
             if binary and not file.named:
                 listing.skipped["binary"] += 1
@@ -297,4 +304,4 @@ def _counted(tokens: int) -> str:
 
 
 def _damaged(what: str) -> RunError:
-    return RunError(f"the run's data is damaged: {what}", "train again, or restore the run folder")
+    return RunError(f"the stored tokens are damaged: {what}", "train again, or restore the run folder")

@@ -89,28 +89,34 @@ def load(
     Only reads. No progress where there is no checkpoint at all. Raises RunError where checkpoints are there and none
     is whole, or where the checkpoint is of other settings or another corpus.
     """
+    path, manifest, passed = newest(folder)
+    if path is None:
+        if passed:
+            raise RunError(f"no checkpoint in {folder.checkpoints} is whole: {passed[0]}", "start over with --force")
+        return None, passed
+    if manifest["fingerprint"] != fingerprint:
+        raise RunError(
+            f"the corpus is not the one that {folder.path} was trained on",
+            "give the same text, or start a new run from these weights with --init-from",
+        )
+    if manifest["settings"] != settings_hash(settings):
+        raise RunError(
+            f"the settings in {folder.config} are not those of its checkpoint", "restore config.toml as it was"
+        )
+    with open_tensors(path / "state.safetensors") as source:
+        copy_tensors(source, tensors, path)
+    return Progress(**{item.name: manifest[item.name] for item in fields(Progress)}), passed
+
+
+def newest(folder: RunFolder) -> tuple[Path | None, dict[str, Any], list[str]]:
+    """The newest whole checkpoint and its manifest, if there is one, and why newer ones are passed over. Only reads."""
     passed: list[str] = []
     for path in _found(folder):
         try:
-            manifest = _read_manifest(path)
+            return path, _read_manifest(path), passed
         except RunError as error:
             passed.append(error.message)
-            continue
-        if manifest["fingerprint"] != fingerprint:
-            raise RunError(
-                f"the corpus is not the one that {folder.path} was trained on",
-                "give the same text, or start a new run from these weights with --init-from",
-            )
-        if manifest["settings"] != settings_hash(settings):
-            raise RunError(
-                f"the settings in {folder.config} are not those of its checkpoint", "restore config.toml as it was"
-            )
-        with open_tensors(path / "state.safetensors") as source:
-            copy_tensors(source, tensors, path)
-        return Progress(**{item.name: manifest[item.name] for item in fields(Progress)}), passed
-    if passed:
-        raise RunError(f"no checkpoint in {folder.checkpoints} is whole: {passed[0]}", "start over with --force")
-    return None, passed
+    return None, {}, passed
 
 
 def discard_beyond(folder: RunFolder, step: int) -> None:

@@ -33,17 +33,21 @@ SAFETENSORS_TYPES = {
 }
 
 
-def write_file(path: Path, chunks: Iterable[Any]) -> dict[str, Any]:
-    """Writes bytes-like chunks to `path` and gives {"bytes": …, "sha256": …}. Raises RunError when it cannot."""
+def write_file(path: Path, chunks: Iterable[Any], hint: str = "") -> dict[str, Any]:
+    """Writes bytes-like chunks to `path` and gives {"bytes": …, "sha256": …}.
+
+    Raises RunError when it cannot, with `hint` or that of a run.
+    """
     temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
     try:
         facts = _write(temporary, chunks)
         temporary.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
+        raise _failed(path, error, hint) from error
+    finally:  # an interruption must not leave gigabytes behind either
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise _failed(path, error) from error
     return facts
 
 
@@ -145,8 +149,8 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def _failed(path: Path, error: OSError) -> RunError:
+def _failed(path: Path, error: OSError, hint: str = "") -> RunError:
     return RunError(
         f"cannot write {path}: {error.strerror or error}",
-        "make room and go on with --resume, or choose another --out; what this run saved before is whole",
+        hint or "make room and go on with --resume, or choose another --out; what this run saved before is whole",
     )

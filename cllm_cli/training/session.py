@@ -22,8 +22,9 @@ from cllm_cli.model.recompute import NONE
 from cllm_cli.optim import OPTIMIZERS
 from cllm_cli.optim.base import Optimizer, Updater
 from cllm_cli.text.batches import Sampler
-from cllm_cli.text.corpus import Corpus, check_long_enough, read_corpus
+from cllm_cli.text.corpus import Corpus, check_long_enough
 from cllm_cli.text.sources import STANDARD_INPUT
+from cllm_cli.text.tokenized import load_corpus, store_settings
 from cllm_cli.text.tokenizers import TOKENIZERS
 from cllm_cli.text.tokenizers.base import Tokenizer, token_dtype
 from cllm_cli.training import checkpoint
@@ -79,12 +80,12 @@ def start(
     folder = RunFolder(out)
     folder.check_new(force)
     source = RunFolder(init_from) if init_from else None
-    inherited = _sizes_of(source) if source else {}
+    inherited = {**(_sizes_of(source) if source else {}), **store_settings(sources)}
     wanted = make_settings(inherited, given)
     known = source.read_tokenizer() if source else None
     if known and wanted.tokenizer != known.kind:
         raise ConfigError(f"--init-from needs the tokenizer of that run, {known.kind}", "leave --tokenizer out")
-    corpus = read_corpus(sources, wanted.tokenizer, wanted.val_fraction, wanted.val, stdin, known)
+    corpus = load_corpus(sources, wanted.tokenizer, wanted.val_fraction, wanted.val, stdin, known)
     settings = resolve(wanted, corpus)
     check_long_enough(corpus, settings.block_size or 1)
     use_threads(settings.threads or available_cores())
@@ -119,7 +120,7 @@ def resume(
     if facts["from_stdin"] and STANDARD_INPUT in map(str, sources):
         corpus = folder.read_corpus(tokenizer)
     else:
-        corpus = read_corpus(sources, stored.tokenizer, stored.val_fraction, settings.val, stdin)
+        corpus = load_corpus(sources, stored.tokenizer, stored.val_fraction, settings.val, stdin)
         if corpus.fingerprint != facts["fingerprint"]:
             raise RunError(
                 f"the corpus is not the one that {folder.path} was trained on",

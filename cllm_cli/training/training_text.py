@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from cllm_cli.errors import ConfigError, CorpusError, RunError
-from cllm_cli.text.corpus import read_corpus
 from cllm_cli.text.sources import STANDARD_INPUT, shown
+from cllm_cli.text.tokenized import load_corpus
 from cllm_cli.text.tokenizers.base import TokenArray, Tokenizer
 from cllm_cli.training.run_folder import RunFolder
 
@@ -39,7 +39,7 @@ def training_text(folder: RunFolder, tokenizer: Tokenizer, sources: Sequence[str
     if not sources and not known:
         raise RunError(f"{folder.path} does not say where its training text is", REMEDY)
     try:
-        corpus = read_corpus(
+        corpus = load_corpus(
             sources or known, settings.tokenizer, settings.val_fraction, val or settings.val, tokenizer=tokenizer
         )
     except CorpusError as error:

@@ -309,3 +309,13 @@ def test_the_table_of_tokenizers_imports_no_numpy():
 def test_every_registered_tokenizer_names_itself():
     for name in TOKENIZERS:
         assert TOKENIZERS.load(name).kind == name
+
+
+@pytest.mark.parametrize("spec", list(TOKENIZERS))
+def test_the_digest_is_that_of_what_is_stored(spec):
+    digests = {learned(spec, [text], end)[0].digest() for text in (b"abc", b"cab") for end in (False, True)}
+    assert len(digests) == 2
+    tokenizer, _ = learned(spec, [b"abc"])
+    again = tokenizer_from_json(json.loads(json.dumps(tokenizer.to_json())))
+    assert again.digest() == tokenizer.digest()
+    assert len(bytes.fromhex(again.digest())) == 32

@@ -116,3 +116,21 @@ def test_temporaries_of_the_dead_are_removed_and_nothing_else(tmp_path):
     (tmp_path / "tmp-file").write_bytes(b"")
     remove_temporaries(tmp_path)
     assert [item.name for item in tmp_path.iterdir()] == ["tmp-file"]
+
+
+def test_an_interrupted_file_leaves_nothing_behind(tmp_path):
+    def chunks():
+        yield b"new"
+        raise KeyboardInterrupt
+
+    write_file(tmp_path / "file", [b"old"])
+    with pytest.raises(KeyboardInterrupt):
+        write_file(tmp_path / "file", chunks())
+    assert [item.name for item in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_bytes() == b"old"
+
+
+def test_a_failure_has_the_hint_of_whoever_writes(tmp_path):
+    with pytest.raises(RunError) as caught:
+        write_file(tmp_path / "none" / "file", [b"new"], hint="elsewhere")
+    assert caught.value.hint == "elsewhere"

@@ -71,7 +71,7 @@ def test_weights_are_of_use_with_their_own_tokenizer_alone(run, tmp_path):
 
 
 def test_a_width_that_was_given_gets_heads_that_divide_it(text):
-    corpus = session.read_corpus([text], "byte", 0.1, None, None)
+    corpus = session.load_corpus([text], "byte", 0.1, None, None)
     found = session.resolve(Settings(n_embd=50), corpus)
     assert found.n_embd % found.n_head == 0
 

@@ -7,6 +7,8 @@ replacement character; the end-of-text id decodes to nothing.
 from __future__ import annotations
 
 import codecs
+import hashlib
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Protocol
@@ -114,6 +116,11 @@ class Tokenizer(ABC):
     @abstractmethod
     def to_json(self) -> dict[str, Any]:
         """What `tokenizer_from_json` needs to make this tokenizer again."""
+
+    def digest(self) -> str:
+        """SHA-256 (hex) of `to_json` in canonical JSON: two tokenizers with the same are the same."""
+        text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
 
     @classmethod
     @abstractmethod

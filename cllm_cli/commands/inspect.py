@@ -1,0 +1,42 @@
+"""`cllm inspect`: what is in a text, a run, a token store or a tokenizer."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from cllm_cli.commands.options import Debug, Json, Quiet
+from cllm_cli.config import make_settings
+
+
+def inspect(
+    path: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PATH", help="Text (files, folders, -), or a run folder, a token store, a tokenizer.json."
+        ),
+    ],
+    tokenizer: Annotated[
+        str, typer.Option("--tokenizer", metavar="SPEC", help="Of a text: byte, char, or a run's tokenizer.json.")
+    ] = "byte",
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Show what is in a text, a run, a token store or a tokenizer."""
+    make_settings({"tokenizer": tokenizer})
+
+    from cllm_cli.errors import CheckFailed
+    from cllm_cli.reporting.inspection import show_inspection
+    from cllm_cli.training.inspection import inspected
+    from cllm_cli.training.records import json_line
+
+    row = inspected(path, tokenizer, getattr(sys.stdin, "buffer", None))
+    if json:
+        sys.stdout.write(json_line(row) + "\n")
+    else:
+        show_inspection(row, sys.stdout)
+    if row.get("whole") is False:
+        raise CheckFailed("the token store is not as it was written", "make it again with cllm tokenize")

@@ -1,0 +1,76 @@
+"""`cllm tokenize`: a corpus as a token store, a file that `cllm train` maps instead of reading the text again."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cllm_cli.commands.options import Debug, Json, Quiet
+from cllm_cli.config import make_settings
+from cllm_cli.errors import ConfigError, Interrupted
+
+
+def tokenize(
+    corpus: Annotated[
+        list[str],
+        typer.Argument(metavar="CORPUS", help="Files, folders (read recursively), or - for standard input."),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The token store to write.")],
+    tokenizer: Annotated[
+        str, typer.Option("--tokenizer", metavar="SPEC", help="byte, char, or a run's tokenizer.json.")
+    ] = "byte",
+    val_fraction: Annotated[
+        float, typer.Option("--val-fraction", metavar="X", help="Share of the text kept for validation.")
+    ] = 0.1,
+    val: Annotated[
+        str | None,
+        typer.Option("--val", metavar="FILE", help="Validate on this file instead.", show_default=False),
+    ] = None,
+    ids: Annotated[bool, typer.Option("--ids", help="CORPUS holds token ids: .bin files of nanoGPT or llm.c.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the token store that is there.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Write text as tokens once, in a file that cllm train maps."""
+    settings = make_settings({"tokenizer": tokenizer, "val_fraction": val_fraction, "val": val})
+    if ids and not tokenizer.endswith(".json"):
+        raise ConfigError(
+            "--ids needs the tokenizer of the ids, which their files do not hold", "add --tokenizer FILE.json"
+        )
+
+    from cllm_cli.reporting.inspection import show_inspection
+    from cllm_cli.reporting.terminal import write_line
+    from cllm_cli.text.corpus import read_corpus
+    from cllm_cli.text.id_files import read_ids
+    from cllm_cli.text.store import Store, check_place
+    from cllm_cli.text.tokenized import corpus_chunks, store_facts
+    from cllm_cli.training.durable import write_file
+    from cllm_cli.training.inspection import named_tokenizer
+    from cllm_cli.training.records import json_line
+    from cllm_cli.training.signals import StopSignals
+
+    check_place(out, force)
+    known = named_tokenizer(tokenizer)
+    spec = known.kind if known else tokenizer
+    stdin = getattr(sys.stdin, "buffer", None)
+    with StopSignals(patient=False) as signals:
+        try:
+            if known and ids:
+                read = read_ids(corpus, known, settings.val_fraction, val)
+            else:
+                read = read_corpus(corpus, spec, settings.val_fraction, val, stdin, known, contents=True)
+            chunks = corpus_chunks(read, spec, None if val else settings.val_fraction)
+            write_file(out, chunks, hint="make room there, or choose another --out; nothing was written")
+        except KeyboardInterrupt:
+            raise Interrupted(signals.received, "ended at once", "a token store appears when it is whole") from None
+    for notice in read.notices:
+        write_line(sys.stderr, f"note: {notice}")
+    row = {"event": "store", **store_facts(Store(out))}
+    if json:
+        sys.stdout.write(json_line(row) + "\n")
+    elif not quiet:
+        show_inspection(row, sys.stdout)

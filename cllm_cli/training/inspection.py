@@ -1,0 +1,170 @@
+"""What a path is, and what is in it: a text, a run, a token store or a tokenizer. Only reads."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from cllm_cli.config import Settings, stated
+from cllm_cli.errors import ConfigError, RunError
+from cllm_cli.printable import one_line
+from cllm_cli.text.store import Store, single_store
+from cllm_cli.text.survey import survey
+from cllm_cli.text.tokenized import store_facts
+from cllm_cli.text.tokenizers import tokenizer_from_json
+from cllm_cli.text.tokenizers.base import Tokenizer
+from cllm_cli.training import checkpoint
+from cllm_cli.training.run_folder import LARGEST_TEXT, RunFolder, open_tensors, read_json
+
+SHOWN_IDS = 8
+HEAD = 1 << 10  # bytes; `to_json` begins with the kind
+LONGEST_LINE = 1 << 20  # bytes of a line of metrics that anyone could have written
+
+
+def inspected(paths: Sequence[str], tokenizer_spec: str, stdin: BinaryIO | None = None) -> dict[str, Any]:
+    """What is in `paths`: {"event": "text" | "run" | "store" | "tokenizer", …}, ready for JSON.
+
+    Raises CorpusError or RunError for what cannot be read.
+    """
+    if len(paths) == 1 and paths[0] != "-":
+        path = Path(paths[0])
+        if single_store(paths):
+            store = Store(path)
+            return {"event": "store", **store_facts(store), "whole": store.is_whole()}
+        if is_run(path):
+            return {"event": "run", **run_facts(RunFolder(path))}
+        if is_tokenizer(path):
+            return {"event": "tokenizer", **tokenizer_facts(path)}
+    known = named_tokenizer(tokenizer_spec)
+    return {"event": "text", **survey(paths, tokenizer_spec, stdin, known)}
+
+
+def named_tokenizer(spec: str) -> Tokenizer | None:
+    """The tokenizer in a file, where `spec` is the name of one. Raises ConfigError without it, RunError for no such."""
+    if not spec.endswith(".json"):
+        return None
+    if not Path(spec).is_file():
+        raise ConfigError(f"there is no tokenizer file {one_line(spec)}", "give a run's tokenizer.json, byte or char")
+    return tokenizer_from_json(read_json(Path(spec)))
+
+
+def is_run(path: Path) -> bool:
+    """Whether `path` is a run, perhaps one that was killed before its first step."""
+    try:
+        return path.is_dir() and RunFolder(path).exists()
+    except (OSError, ValueError):
+        return False
+
+
+def is_tokenizer(path: Path) -> bool:
+    """Whether `path` is a file as `Tokenizer.to_json` is written."""
+    try:
+        if path.suffix != ".json" or not path.is_file() or path.stat().st_size > LARGEST_TEXT:
+            return False
+        with path.open("rb") as file:
+            if b'"kind"' not in file.read(HEAD):  # a large text need not be parsed to be told apart
+                return False
+        facts = read_json(path)
+    except (OSError, ValueError, RunError):
+        return False
+    return isinstance(facts.get("kind"), str) and "vocab_size" in facts
+
+
+def tokenizer_facts(path: Path) -> dict[str, Any]:
+    """Kind and size of a tokenizer, and some of its ids, from the first to the last."""
+    tokenizer = tokenizer_from_json(read_json(path))
+    last = tokenizer.vocab_size - 1
+    ids = sorted({number * last // (SHOWN_IDS - 1) for number in range(SHOWN_IDS)})
+    return {
+        "path": str(path),
+        "tokenizer": tokenizer.kind,
+        "vocab_size": tokenizer.vocab_size,
+        "end_of_text": tokenizer.end_of_text,
+        "sha256": tokenizer.digest(),
+        "ids": [
+            {"id": number, "text": tokenizer.decode([number]), "hex": tokenizer.decode_bytes([number]).hex()}
+            for number in ids
+        ],
+    }
+
+
+def run_facts(folder: RunFolder) -> dict[str, Any]:
+    """A run's settings, parameters, losses and files, and whether it is over and can go on."""
+    settings = folder.read_settings()
+    path, manifest, passed = checkpoint.newest(folder)
+    step = int(manifest.get("step", 0))
+    layers = _layers(folder)
+    return {
+        "path": str(folder.path),
+        "config": stated(settings),
+        "params": sum(layers.values()),
+        "layers": [{"name": name, "params": count} for name, count in layers.items()],
+        "step": step,
+        "steps": settings.steps,
+        **_losses(folder),
+        "complete": settings.steps is not None and step >= settings.steps,
+        "resumable": path is not None and manifest["settings"] == checkpoint.settings_hash(settings),
+        "damaged": passed,
+        "files": _sizes(folder),
+        "file_bytes": sum(_sizes(folder).values()),
+        "tokenizer": _kind(folder, settings),
+    }
+
+
+def _kind(folder: RunFolder, settings: Settings) -> dict[str, Any]:
+    tokenizer = folder.read_tokenizer()
+    return {"spec": settings.tokenizer, "vocab_size": tokenizer.vocab_size, "sha256": tokenizer.digest()}
+
+
+def _layers(folder: RunFolder) -> dict[str, int]:
+    """Parameters by layer: embeddings, blocks and the last norm; empty where no weights were saved yet."""
+    if not folder.model.exists():
+        return {}
+    layers: dict[str, int] = {}
+    with open_tensors(folder.model) as tensors:
+        for name in sorted(tensors.keys()):
+            parts = name.removeprefix("transformer.").split(".")
+            layer = ".".join(parts[:2] if parts[0] == "h" else parts[:1])
+            layers[layer] = layers.get(layer, 0) + math.prod(tensors.get_slice(name).get_shape())
+    # wte, wpe, then h.0, h.1, … h.10 by number, then ln_f
+    return dict(sorted(layers.items(), key=lambda item: _place(item[0])))
+
+
+def _place(layer: str) -> tuple[int, int, str]:
+    name, _, number = layer.partition(".")
+    if number.isdecimal():
+        return 1, int(number), name
+    return (0 if name.startswith("w") else 2), 0, name
+
+
+def _losses(folder: RunFolder) -> dict[str, Any]:
+    """The best and the last loss of the run's evaluations. What is no event is passed over."""
+    found: dict[str, Any] = {"train_loss": None, "val_loss": None, "best_val_loss": None, "best_step": None}
+    if not folder.metrics.exists():
+        return found
+    with folder.metrics.open("rb") as lines:
+        while line := lines.readline(LONGEST_LINE):
+            try:
+                event = json.loads(line)
+                loss, step = event["val_loss"], event["step"]
+                if event["event"] != "eval" or not isinstance(loss, int | float) or type(step) is not int:
+                    continue
+            except (ValueError, KeyError, TypeError, RecursionError):
+                continue
+            found |= {"train_loss": event.get("train_loss", found["train_loss"]), "val_loss": loss}
+            if found["best_val_loss"] is None or loss < found["best_val_loss"]:
+                found |= {"best_val_loss": loss, "best_step": step}
+    return found
+
+
+def _sizes(folder: RunFolder) -> dict[str, int]:
+    """Bytes by the file or folder in the run."""
+    sizes: dict[str, int] = {}
+    for item in sorted(folder.path.rglob("*")):
+        if item.is_file() and not item.is_symlink():
+            name = item.relative_to(folder.path).parts[0]
+            sizes[name] = sizes.get(name, 0) + item.stat().st_size
+    return sizes

@@ -1,0 +1,135 @@
+"""`cllm inspect`: each kind of thing as JSON and as lines."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import load_file
+
+KEYS = {
+    "text": {"documents", "bytes", "tokens", "bytes_per_token", "vocab_size", "used_ids", "skipped", "problems"},
+    "run": {"config", "params", "layers", "step", "steps", "best_val_loss", "complete", "resumable", "file_bytes"},
+    "store": {"documents", "train_tokens", "val_tokens", "tokenizer", "sha256", "fingerprint", "whole"},
+    "tokenizer": {"tokenizer", "vocab_size", "end_of_text", "ids", "sha256"},
+}
+PLACES = {"text": "text.txt", "run": "run", "store": "a.tok", "tokenizer": "run/tokenizer.json"}
+
+
+@pytest.fixture
+def things(cllm, text, run):
+    cllm("tokenize", text, "-o", "a.tok").assert_done()
+
+
+@pytest.mark.parametrize("kind", KEYS)
+def test_one_event_of_each_kind(cllm, things, contents, kind):
+    before = contents(Path())
+    (row,) = cllm("inspect", PLACES[kind], "--json").assert_done().events
+    assert row["event"] == kind
+    assert set(row) >= KEYS[kind]
+    shown = cllm("inspect", PLACES[kind]).assert_done()
+    assert shown.err == ""
+    assert len(shown.out.splitlines()) >= 4
+    assert contents(Path()) == before
+
+
+def test_a_text(cllm, text):
+    row = cllm("inspect", text, "--tokenizer", "char", "--json").assert_done().events[0]
+    content = text.read_text()
+    assert (row["tokens"], row["bytes"], row["lines"]) == (len(content), len(content), content.count("\n"))
+    assert row["used_ids"] == row["vocab_size"] == len(set(content))
+    assert (row["problems"], row["documents"], row["tokenizer"]) == ([], 1, "char")
+    assert cllm("inspect", "-", "--json", stdin=b"abc").assert_done().events[0]["bytes"] == 3
+
+
+def test_a_text_in_the_ids_of_a_run(cllm, text, run):
+    row = cllm("inspect", text, "--tokenizer", run / "tokenizer.json", "--json").assert_done().events[0]
+    assert (row["tokens"], row["vocab_size"]) == (text.stat().st_size, 256)
+
+
+def test_problems_are_shown_and_cannot_act_on_the_terminal(cllm):
+    Path("a\x1b[2J.txt").write_bytes("caf\xe9 \x1b[31m\r\nb\nÃ©".encode("latin-1", "replace") + "Ã©".encode())
+    Path("b.txt").write_bytes(b"x" * 300)
+    Path("c.txt").write_bytes(b"x" * 300)
+    shown = cllm("inspect", ".").assert_done().out
+    for fragment in ("invalid UTF-8", "from byte 3 on", "mixed line ends", "read as Latin-1", "is a copy of", "300 B"):
+        assert fragment in shown
+    assert "\x1b" not in shown
+
+
+def test_a_run(cllm, run):
+    row = cllm("inspect", run, "--json").assert_done().events[0]
+    tensors = load_file(run / "model.safetensors")
+    assert row["params"] == sum(tensor.size for tensor in tensors.values()) == sum(x["params"] for x in row["layers"])
+    assert [layer["name"] for layer in row["layers"]] == ["wpe", "wte", "h.0", "ln_f"]
+    events = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    losses = [event["val_loss"] for event in events if event["event"] == "eval"]
+    assert (row["val_loss"], row["best_val_loss"]) == (losses[-1], min(losses))
+    assert (row["step"], row["steps"], row["complete"], row["resumable"]) == (12, 12, True, True)
+    assert row["file_bytes"] == sum(file.stat().st_size for file in run.rglob("*") if file.is_file())
+    assert row["config"]["n_embd"] == 16
+
+
+def test_a_run_that_was_stopped_and_one_that_is_damaged(cllm, text, tiny, run):
+    cllm("train", text, "-o", "out", *tiny, "--stop-after", 4).assert_done()
+    row = cllm("inspect", "out", "--json").assert_done().events[0]
+    assert (row["step"], row["complete"], row["resumable"]) == (4, False, True)
+    for state in run.glob("checkpoint/*/state.safetensors"):
+        state.write_bytes(b"")
+    row = cllm("inspect", run, "--json").assert_done().events[0]
+    assert (row["step"], row["resumable"], len(row["damaged"])) == (0, False, 2)
+    assert "is damaged" in cllm("inspect", run).assert_done().out
+    with (run / "metrics.jsonl").open("ab") as metrics:
+        metrics.write(b"[1]\n{\n\xff\n" + b"[" * 100_000 + b'\n{"event":"eval","val_loss":"low","step":1}\n')
+    assert cllm("inspect", run, "--json").assert_done().events[0]["best_val_loss"] == row["best_val_loss"]
+    (run / "model.safetensors").unlink()
+    row = cllm("inspect", run, "--json").assert_done().events[0]
+    assert (row["params"], row["layers"]) == (0, [])
+
+
+def test_a_store_whose_checksum_is_wrong(cllm, things):
+    assert cllm("inspect", "a.tok", "--json").assert_done().events[0]["whole"] is True
+    content = bytearray(Path("a.tok").read_bytes())
+    content[-1] ^= 1
+    Path("a.tok").write_bytes(content)
+    found = cllm("inspect", "a.tok", "--json")
+    assert found.code == 3
+    assert found.events[0]["whole"] is False
+    assert "error: the token store is not as it was written" in found.err
+
+
+def test_a_tokenizer(cllm, text, tiny):
+    cllm("tokenize", text, "-o", "c.tok", "--tokenizer", "char").assert_done()
+    cllm("train", "c.tok", "-o", "char", *tiny).assert_done()
+    row = cllm("inspect", "char/tokenizer.json", "--json").assert_done().events[0]
+    characters = sorted(set(text.read_text()))
+    assert (row["tokenizer"], row["vocab_size"], row["end_of_text"]) == ("char", len(characters), None)
+    assert all(characters[entry["id"]] == entry["text"] for entry in row["ids"])
+    assert all(bytes.fromhex(entry["hex"]).decode() == entry["text"] for entry in row["ids"])
+    assert {row["ids"][0]["id"], row["ids"][-1]["id"]} == {0, len(characters) - 1}
+    assert "'\\n'" in cllm("inspect", "char/tokenizer.json").assert_done().out
+    other = cllm("inspect", "c.tok", "--json").assert_done().events[0]
+    assert other["tokenizer_sha256"] == row["sha256"]
+
+
+def test_json_that_is_no_tokenizer_is_text(cllm):
+    Path("a.json").write_text('{"text": "some"}')
+    assert cllm("inspect", "a.json", "--json").assert_done().events[0]["event"] == "text"
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("nowhere", ["no file or folder nowhere"]),
+        ("text.txt --tokenizer bite", ["unknown tokenizer", "byte"]),
+        ("text.txt --tokenizer none.json", ["no tokenizer file none.json"]),
+        ("text.txt a.tok", ["a.tok is a token store"]),
+        ("empty.txt", ["empty.txt is empty"]),
+        ("bad.json", ["kind is unknown"]),
+    ],
+)
+def test_errors(cllm, things, line, words):
+    Path("empty.txt").touch()
+    Path("bad.json").write_text('{"kind": "bite", "vocab_size": 3}')
+    cllm("inspect", *line.split()).assert_error(1, *words)
