@@ -67,6 +67,13 @@ def test_lengths_are_in_tokens_and_in_bytes(check, cllm, tiny, some_words):
     assert text.encode()[found["overlap_at"] :].decode().startswith(text[50:90])
 
 
+def test_the_training_text_of_a_token_store_is_in_the_store(check, cllm, tiny, text):
+    cllm("tokenize", text, "--out", "text.tokens").assert_done()
+    cllm("train", "text.tokens", "-o", "stored", *tiny).assert_done()
+    Path("new.txt").write_bytes(training_part(text)[100:180])
+    assert check("stored", "new.txt")["overlap_tokens"] == 80
+
+
 def test_generated_text_is_checked_without_its_prompt(cllm, run, text):
     """At temperature 0 and far beyond the window, with a long passage of the training text as the prompt."""
     prompt = training_part(text)[:300].decode()
