@@ -16,6 +16,7 @@ from cllm_cli.model import ARCHITECTURES
 from cllm_cli.optim import OPTIMIZERS
 from cllm_cli.optim.schedule import SCHEDULES
 from cllm_cli.registry import Registry
+from cllm_cli.text.formats import FORMATS
 from cllm_cli.text.tokenizers import TOKENIZERS
 
 PAGE = Path(__file__).parent.parent / "docs" / "cli.md"
@@ -61,6 +62,20 @@ A setting without a default here is chosen for the corpus, the model or the opti
 
 {settings}
 
+### Text
+
+What a file's bytes say counts, not its name: gzip, bzip2, xz and zstd (`pip install 'cllm[zst]'`) are decompressed as they are read, one
+level of it; UTF-16 and UTF-32 are known by their byte-order mark. Without `--encoding` other bytes stay as they are, which the tokenizer
+`byte` takes all of; `--errors replace` makes them UTF-8. A file that ends in .jsonl, .ndjson, .csv, .tsv or .parquet
+(`pip install 'cllm[parquet]'`), before a suffix of compression, is read row by row, each row a document whose text is in `--field`;
+`--format` says it for standard input, or says otherwise. Rows without text are left out and counted. A row without the field, or one that
+cannot be read, ends the command with its line. `--split-on` cuts plain text, and knows `\\n`, `\\r`, `\\t`, `\\0`, `\\xHH`, `\\uHHHH`, `\\\\`.
+
+In folders, hidden files and what is no text are left out and counted. A pattern of `--include` or `--exclude` with a slash has to fit the
+path within the folder, one without it the name; `--exclude` leaves whole folders out too. Files that are named themselves are always read.
+
+One document gives its end to validation; several are shared out whole, by a hash of their content.
+
 ### Events
 
 Losses are means in nats a token. `ms` runs from one step's start to the next, everything included. `end` is always the last line; its
@@ -92,6 +107,7 @@ Losses are means in nats a token. `ms` runs from one step's start to the next, e
 
 ## eval
 
+`--encoding`, `--errors`, `--format`, `--field`, `--split-on`, `--include` and `--exclude` say how TEXT is read, as they do for `train`.
 Scores every token but the first once, in consecutive windows that do not overlap, the last one shorter. Means are over tokens.
 
     {{"event":"eval","tokens":…,"bytes":…,"loss":…,"perplexity":…,"bits_per_byte":…,"accuracy":…}}
@@ -153,7 +169,7 @@ def page() -> str:
     """The whole page."""
     presets = "; ".join(f"`{name}`: {_sizes(values)}" for name, values in PRESETS.items())
     tables = [_settings(group) for group in dict.fromkeys(setting_of(item).group for item in fields(Settings))]
-    registries: list[Registry] = [ARCHITECTURES, TOKENIZERS, OPTIMIZERS, SCHEDULES, LAYERS]
+    registries: list[Registry] = [ARCHITECTURES, FORMATS, TOKENIZERS, OPTIMIZERS, SCHEDULES, LAYERS]
     names = "\n".join(_names(registry) for registry in registries)
     return TEXT.format(presets=presets, settings="\n".join(tables), names=names)
 
@@ -168,7 +184,7 @@ def _settings(group: str) -> str:
         setting = setting_of(item)
         if setting.group != group:
             continue
-        kind = {int: " N", float: " X", str: " NAME", bool: ""}[type_of(item)]
+        kind = {int: " N", float: " X", str: " NAME", bool: "", tuple: " GLOB"}[type_of(item)]
         default = "" if item.default is None else item.default
         rows.append(f"| `{flag_of(item.name)}{kind}` | {default} | {setting.help} |")
     return "\n".join(rows) + "\n"

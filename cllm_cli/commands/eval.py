@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from cllm_cli.commands.options import Debug, Json, Quiet, Threads
+from cllm_cli.commands.options import Debug, Json, Quiet, Threads, with_settings
+from cllm_cli.config import TEXT, flag_of, make_settings
+from cllm_cli.errors import ConfigError, CorpusError
 
 
+@functools.partial(with_settings, group=TEXT)
 def evaluate(
+    *,
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder made by cllm train.")],
     text: Annotated[
         list[str] | None,
@@ -31,24 +36,31 @@ def evaluate(
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
+    settings: dict[str, Any],
 ) -> None:
     """Score text: loss in nats, perplexity, bits per byte, accuracy."""
     from cllm_cli.commands.preparing import prepare
-    from cllm_cli.errors import CorpusError
     from cllm_cli.reporting.tables import show_evaluation
     from cllm_cli.reporting.terminal import is_plain, write_line
     from cllm_cli.text.corpus import tokens_of
+    from cllm_cli.text.reading import reading_of
     from cllm_cli.training.evaluate import Evaluator, Score
     from cllm_cli.training.records import json_line
     from cllm_cli.training.resolve import available_cores
     from cllm_cli.training.run_folder import RunFolder
     from cllm_cli.training.session import use_threads
 
+    if settings and not text:
+        raise ConfigError(
+            f"{flag_of(next(iter(settings)))} says how TEXT is read, and there is none",
+            "the run's own validation text is stored as tokens; name a text, or leave the flag out",
+        )
+    reading = reading_of(make_settings(settings))
     use_threads(threads or available_cores())
     folder = RunFolder(run)
-    settings, tokenizer = folder.read_settings(), folder.read_tokenizer()
+    stored, tokenizer = folder.read_settings(), folder.read_tokenizer()
     if text:
-        given = tokens_of(text, tokenizer, getattr(sys.stdin, "buffer", None))
+        given = tokens_of(text, tokenizer, getattr(sys.stdin, "buffer", None), reading)
         tokens = given.tokens
         for notice in given.notices:
             write_line(sys.stderr, f"note: {notice}")
@@ -57,7 +69,7 @@ def evaluate(
     if tokens.size < 2:
         raise CorpusError(f"the text has {tokens.size} tokens, a score needs 2", "give more text")
     model = folder.load_model()
-    evaluator = Evaluator(model, tokens, tokenizer, batch_size or settings.batch_size or 8)
+    evaluator = Evaluator(model, tokens, tokenizer, batch_size or stored.batch_size or 8)
     prepare(evaluator.calls(), quiet or json)
     progress = not quiet and not json and not is_plain(sys.stderr)
     found: Any = None

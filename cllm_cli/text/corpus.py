@@ -12,17 +12,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from cllm_cli.errors import CorpusError, RunError
+from cllm_cli.text.documents import AS_IT_IS, Reading
 from cllm_cli.text.pile import Pile, Span
-from cllm_cli.text.sources import (
-    BOM,
-    CHUNK,
-    SNIFFED,
-    UTF_16_MARKS,
-    Listing,
-    find_files,
-    no_text,
-    opened,
-)
+from cllm_cli.text.reading import files_in, incoming, plain_bytes
+from cllm_cli.text.sources import Listing, no_text
 from cllm_cli.text.split import SPLIT_RULE, Document, choose_validation, end_of_one, fingerprint_of
 from cllm_cli.text.tokenizers import builder_of
 from cllm_cli.text.tokenizers.base import Encoder, TokenArray, Tokenizer, count_bytes
@@ -87,6 +80,7 @@ def read_corpus(
     val: str | Path | None = None,
     stdin: BinaryIO | None = None,
     tokenizer: Tokenizer | None = None,
+    reading: Reading = AS_IT_IS,
 ) -> Corpus:
     """The corpus in `sources` (files, folders, `-`), split by `val_fraction` or, if `val` is given, validated on that.
 
@@ -97,16 +91,16 @@ def read_corpus(
     """
     learned = builder_of(tokenizer_spec)
     encoder: Encoder = learned if tokenizer is None else tokenizer.encoder()
-    listing = find_files(sources)
-    val_listing = Listing([]) if val is None else find_files([val])
+    listing = files_in(sources, reading)
+    val_listing = Listing([]) if val is None else files_in([val], reading)
     if listing.has_stdin and val_listing.has_stdin:
         raise CorpusError("standard input cannot be both training and validation text", "give --val a file")
     notices: list[str] = []
-    pile = Pile(_expected_tokens(encoder, listing, val_listing))
-    documents = _read(listing, encoder, pile, stdin, notices)
+    pile = Pile(_expected_tokens(encoder, reading, listing, val_listing))
+    documents = _read(listing, encoder, pile, stdin, notices, reading)
     if not documents:
         raise no_text(sources[0], listing)
-    val_documents = _read(val_listing, encoder, pile, stdin, notices)
+    val_documents = _read(val_listing, encoder, pile, stdin, notices, reading)
     if val is not None and not val_documents:
         raise no_text(val, val_listing)
     listing.skipped.update(val_listing.skipped)
@@ -159,17 +153,22 @@ def read_corpus(
     )
 
 
-def tokens_of(sources: Sequence[str | Path], tokenizer: Tokenizer, stdin: BinaryIO | None = None) -> Text:
+def tokens_of(
+    sources: Sequence[str | Path],
+    tokenizer: Tokenizer,
+    stdin: BinaryIO | None = None,
+    reading: Reading = AS_IT_IS,
+) -> Text:
     """The text in `sources` in the ids of an existing tokenizer.
 
     Several documents each end with the end-of-text id, if the tokenizer has one. Raises CorpusError as `read_corpus`,
     and for fewer than two tokens: the first is never scored.
     """
-    listing = find_files(sources)
+    listing = files_in(sources, reading)
     notices: list[str] = []
     encoder = tokenizer.encoder()
-    pile = Pile(_expected_tokens(encoder, listing))
-    documents = _read(listing, encoder, pile, stdin, notices)
+    pile = Pile(_expected_tokens(encoder, reading, listing))
+    documents = _read(listing, encoder, pile, stdin, notices, reading)
     if not documents:
         raise no_text(sources[0], listing)
     if listing.skipped:
@@ -225,53 +224,34 @@ def check_long_enough(corpus: Corpus, block_size: int) -> None:
         )
 
 
-def _read(listing: Listing, encoder: Encoder, pile: Pile, stdin: BinaryIO | None, notices: list[str]) -> list[Document]:
-    """Read and encode the files of `listing` onto `pile`; count in it what is left out after all."""
+def _read(
+    listing: Listing,
+    encoder: Encoder,
+    pile: Pile,
+    stdin: BinaryIO | None,
+    notices: list[str],
+    reading: Reading,
+) -> list[Document]:
+    """Read and encode the documents of `listing` onto `pile`; count in it what is left out after all."""
     documents = []
-    for file in listing.files:
-        with opened(file, stdin) as stream:
-            chunk = _chunk(stream)
-            binary = b"\0" in chunk[:SNIFFED]
-            if binary and not file.named:
-                listing.skipped["binary"] += 1
-                continue
-            offset = len(BOM) if chunk.startswith(BOM) else 0
-            if len(chunk) == offset:
-                listing.skipped["empty"] += 1
-                continue
-            if binary:
-                kind = "UTF-16, not UTF-8" if chunk.startswith(UTF_16_MARKS) else "a binary file"
-                notices.append(f"{file.name} looks like {kind}; it is read as it is")
-            digest = hashlib.sha256()
-            start, size = pile.size, 0
-            encoder.begin(file.name, offset)
-            chunk = chunk[offset:]
-            while chunk:
-                digest.update(chunk)
-                size += len(chunk)
-                pile.append(encoder.encode(chunk), encoder.size)
-                chunk = _chunk(stream)
-            encoder.end()
-            documents.append(Document(start, pile.size, size, digest.digest()))
+    for document in incoming(listing, reading, stdin, notices):
+        digest = hashlib.sha256()
+        start, size = pile.size, 0
+        encoder.begin(document.name, document.offset)
+        for chunk in document.chunks:
+            digest.update(chunk)
+            size += len(chunk)
+            pile.append(encoder.encode(chunk), encoder.size)
+        encoder.end()
+        documents.append(Document(start, pile.size, size, digest.digest()))
     return documents
 
 
-def _chunk(stream: BinaryIO) -> bytes:
-    """The next CHUNK bytes, or what is left. A signal is heeded between the pieces that a pipe gives."""
-    pieces: list[bytes] = []
-    missing = CHUNK
-    # BinaryIO does not tell of read1; sources are buffered.
-    while missing and (piece := stream.read1(missing)):  # type: ignore[attr-defined]
-        pieces.append(piece)
-        missing -= len(piece)
-    return b"".join(pieces)
-
-
-def _expected_tokens(encoder: Encoder, *listings: Listing) -> int:
+def _expected_tokens(encoder: Encoder, reading: Reading, *listings: Listing) -> int:
     """An upper bound of the number of tokens, or 0 where none is known or it would be of no use."""
     if not encoder.final or any(len(listing.files) > 1 for listing in listings):
         return 0
-    return sum(file.size() for listing in listings for file in listing.files)
+    return sum(plain_bytes(file, reading) for listing in listings for file in listing.files)
 
 
 def _spans(documents: Sequence[Document], outputs: Iterable[int], end: int | None) -> list[Span]:

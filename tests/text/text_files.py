@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import lzma
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +23,21 @@ def write(folder: Path, **files: bytes | str) -> Path:
         path = folder / name.replace("_", ".")
         path.write_bytes(content.encode() if isinstance(content, str) else content)
     return folder
+
+
+def compressed(data: bytes, kind: str) -> bytes:
+    """One member of a compressed file, by the libraries' own writers."""
+    if kind == "zstd":
+        zstandard = pytest.importorskip("zstandard")
+        return zstandard.ZstdCompressor(write_checksum=True).compress(data)
+    if kind == "gzip":
+        return gzip.compress(data, mtime=0)
+    return bz2.compress(data) if kind == "bzip2" else lzma.compress(data)
+
+
+def pieces_of(data: bytes, size: int) -> Iterator[bytes]:
+    """A stream of bytes that is cut every `size` bytes."""
+    return (data[start : start + size] for start in range(0, len(data), size))
 
 
 def words(seed: int, count: int) -> str:
