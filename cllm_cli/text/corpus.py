@@ -6,7 +6,8 @@ Everything is read once, in chunks. Memory: the tokens, one block of 32 MiB more
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,7 +17,7 @@ from cllm_cli.text.documents import AS_IT_IS, Reading
 from cllm_cli.text.pile import Pile, Span
 from cllm_cli.text.reading import files_in, incoming, plain_bytes
 from cllm_cli.text.sources import Listing, no_text
-from cllm_cli.text.split import SPLIT_RULE, Document, choose_validation, end_of_one, fingerprint_of
+from cllm_cli.text.split import SPLIT_RULE, Document, Documents, choose_validation, end_of_one, fingerprint_of
 from cllm_cli.text.tokenizers import builder_of
 from cllm_cli.text.tokenizers.base import Encoder, TokenArray, Tokenizer, count_bytes
 
@@ -115,14 +116,14 @@ def read_corpus(
         notices.append(f"the tokenizer has no end-of-text id: {len(documents)} documents follow one another without")
     if val is not None:
         # A single file stays as it is, so that `cllm eval` scores the same tokens when it is given that file.
-        spans = _spans(documents, [TRAIN] * len(documents), end)
-        spans += _spans(val_documents, [VAL] * len(val_documents), end if len(val_documents) > 1 else None)
+        val_end = end if len(val_documents) > 1 else None
+        spans = _Spans((documents, [TRAIN] * len(documents), end), (val_documents, [VAL] * len(val_documents), val_end))
     elif len(documents) > 1:
         sides, notice = choose_validation(documents, val_fraction)
         notices += [notice] if notice else []
-        spans = _spans(documents, sides, end)
+        spans = _Spans((documents, sides, end))
     else:
-        spans = _spans(documents, [TRAIN], None)
+        spans = _Spans((documents, [TRAIN], None))
     train, *others = pile.join(spans, 1 if len(spans) == 1 else 2, tokenizer.dtype, table)
     if others:
         (held_out,) = others
@@ -131,7 +132,7 @@ def read_corpus(
         cut = tokenizer.boundary(train, cut) or cut
         train, held_out = train[:cut], train[cut:]
 
-    size = sum(document.size for document in (*documents, *val_documents))
+    size = sum(document.size for document in itertools.chain(documents, val_documents))
     val_bytes = count_bytes(held_out, tokenizer)
     if len(documents) > 1 and val is None and not val_fraction / 2 <= val_bytes / size <= 2 * val_fraction:
         notices.append(
@@ -176,7 +177,7 @@ def tokens_of(
     if len(documents) > 1 and tokenizer.end_of_text is None:
         notices.append(f"the tokenizer has no end-of-text id: {len(documents)} documents are scored as one text")
     end = tokenizer.end_of_text if len(documents) > 1 else None
-    (tokens,) = pile.join(_spans(documents, [0] * len(documents), end), 1, tokenizer.dtype, None)
+    (tokens,) = pile.join(_Spans((documents, [0] * len(documents), end)), 1, tokenizer.dtype, None)
     if tokens.size < 2:
         raise CorpusError(f"the text is too short: it has {_counted(tokens.size)}, a score needs 2", "give more text")
     size = sum(document.size for document in documents)
@@ -231,9 +232,9 @@ def _read(
     stdin: BinaryIO | None,
     notices: list[str],
     reading: Reading,
-) -> list[Document]:
+) -> Documents:
     """Read and encode the documents of `listing` onto `pile`; count in it what is left out after all."""
-    documents = []
+    documents = Documents()
     for document in incoming(listing, reading, stdin, notices):
         digest = hashlib.sha256()
         start, size = pile.size, 0
@@ -254,10 +255,22 @@ def _expected_tokens(encoder: Encoder, reading: Reading, *listings: Listing) -> 
     return sum(plain_bytes(file, reading) for listing in listings for file in listing.files)
 
 
-def _spans(documents: Sequence[Document], outputs: Iterable[int], end: int | None) -> list[Span]:
-    return [
-        Span(document.start, document.stop, output, end) for document, output in zip(documents, outputs, strict=True)
-    ]
+class _Spans(Collection[Span]):
+    """The spans of documents, made when they are asked for. A group: documents, the output of each, the id after it."""
+
+    def __init__(self, *groups: tuple[Sequence[Document], Sequence[int], int | None]) -> None:
+        self._groups = groups
+
+    def __len__(self) -> int:
+        return sum(len(documents) for documents, _, _ in self._groups)
+
+    def __iter__(self) -> Iterator[Span]:
+        for documents, outputs, end in self._groups:
+            for document, output in zip(documents, outputs, strict=True):
+                yield Span(document.start, document.stop, output, end)
+
+    def __contains__(self, span: object) -> bool:
+        return any(span == each for each in self)
 
 
 def _copies(documents: Sequence[Document], val_documents: Sequence[Document]) -> list[str]:

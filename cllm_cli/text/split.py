@@ -8,8 +8,10 @@ a new `SPLIT_RULE`: a run remembers by which one its corpus was split.
 from __future__ import annotations
 
 import hashlib
+from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import overload
 
 SPLIT_RULE = 1
 
@@ -24,6 +26,31 @@ class Document:
     digest: bytes
 
 
+class Documents(Sequence[Document]):
+    """Documents in order, in 56 bytes each: every row of a large table may be one."""
+
+    def __init__(self) -> None:
+        self._numbers, self._digests = array("Q"), bytearray()
+
+    def append(self, document: Document) -> None:
+        self._numbers.extend((document.start, document.stop, document.size))
+        self._digests += document.digest
+
+    def __len__(self) -> int:
+        return len(self._numbers) // 3
+
+    @overload
+    def __getitem__(self, index: int) -> Document: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Document]: ...
+    def __getitem__(self, index: int | slice) -> Document | list[Document]:
+        if isinstance(index, slice):
+            return [self[each] for each in range(*index.indices(len(self)))]
+        at = range(len(self))[index]
+        start, stop, size = self._numbers[3 * at : 3 * at + 3]
+        return Document(start, stop, size, bytes(self._digests[32 * at : 32 * at + 32]))
+
+
 def end_of_one(tokens: int, val_fraction: float) -> int:
     """Where the validation end of a single document of `tokens` tokens begins. Each side gets a token, if it can."""
     return tokens - max(1, min(tokens - 1, round(tokens * val_fraction)))
@@ -36,22 +63,23 @@ def choose_validation(documents: Sequence[Document], val_fraction: float) -> tup
     empty, the one content that brings the sizes nearest to `val_fraction` changes sides.
     """
     threshold = int(val_fraction * 2**64)
-    chosen = {document.digest: int.from_bytes(document.digest[:8], "big") < threshold for document in documents}
-    if len(chosen) == 1:
+    sides = [int.from_bytes(document.digest[:8], "big") < threshold for document in documents]
+    first = documents[0].digest
+    if all(document.digest == first for document in documents):
         side = [False] * (len(documents) - 1) + [True]
         return side, "all documents are the same text: validation measures nothing but memory"
     notice = ""
-    if len(set(chosen.values())) == 1:
-        sizes = dict.fromkeys(chosen, 0)
+    if len(set(sides)) == 1:
+        sizes = dict.fromkeys((document.digest for document in documents), 0)
         for document in documents:
             sizes[document.digest] += document.size
-        to_validation = not next(iter(chosen.values()))
+        to_validation = not sides[0]
         wanted = (val_fraction if to_validation else 1 - val_fraction) * sum(sizes.values())
         moved = min(sizes, key=lambda digest: (abs(sizes[digest] - wanted), digest))
-        chosen[moved] = to_validation
+        sides = [to_validation == (document.digest == moved) for document in documents]
         side_name = "validation" if to_validation else "training"
         notice = f"the hash of their content chose no document for {side_name}: the one of the fittest size was taken"
-    return [chosen[document.digest] for document in documents], notice
+    return sides, notice
 
 
 def fingerprint_of(documents: Iterable[Document], validation: Iterable[Document]) -> str:
