@@ -50,7 +50,7 @@ written for `-` in every flag.
 | flag | |
 |---|---|
 | `-o`, `--out DIR` | run folder; default runs/<corpus name>. An existing run needs `--force` or `--resume` |
-| `--resume` | go on from the last checkpoint, bit for bit. Length, intervals and threads may be changed |
+| `--resume` | go on from the last checkpoint, bit for bit. Length, intervals and threads may be changed; so may what the same text is read from |
 | `--force` | overwrite the run that is there |
 | `--init-from RUN` | start from another run's weights, sizes and tokenizer |
 | `--preset NAME` | {presets} |

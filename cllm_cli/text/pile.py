@@ -7,8 +7,7 @@ begun; a table from provisional to final ids is applied while joining.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,8 +18,7 @@ BLOCK = 1 << 25
 PIECE = 1 << 16
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(NamedTuple):
     """Tokens `start` to `stop` of a pile: one document. `output` is the number of the array that it goes to, `end` the
     id that follows it there, if any.
     """

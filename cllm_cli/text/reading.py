@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from cllm_cli.config import Settings
-from cllm_cli.errors import ConfigError, CorpusError, nearest
+from cllm_cli.errors import ConfigError, CorpusError
 from cllm_cli.text.chunks import beyond, chunks_of, peek
 from cllm_cli.text.compression import compression_of, decompressed
 from cllm_cli.text.decoding import BOM, as_utf8, check_encoding, looks_binary, marked_encoding
@@ -31,7 +31,10 @@ def reading_of(settings: Settings) -> Reading:
     if settings.encoding is not None:
         check_encoding(settings.encoding)
     if settings.errors not in ERRORS:
-        raise ConfigError(f"unknown way with errors '{settings.errors}'", nearest(settings.errors, ERRORS))
+        raise ConfigError(
+            f"--errors must be {' or '.join(ERRORS)}, not {settings.errors!a}",
+            "strict refuses bytes that are none of the encoding, replace puts U+FFFD in their place",
+        )
     check_format(settings.format)
     return Reading(
         encoding=settings.encoding,

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import overload
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple, overload
 
 SPLIT_RULE = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
+class Document(NamedTuple):
     """A document that was read: tokens `start` to `stop` of the pile, bytes of text, SHA-256 of these bytes."""
 
     start: int
@@ -33,11 +31,16 @@ class Documents(Sequence[Document]):
         self._numbers, self._digests = array("Q"), bytearray()
 
     def append(self, document: Document) -> None:
-        self._numbers.extend((document.start, document.stop, document.size))
+        self._numbers.extend(document[:3])
         self._digests += document.digest
 
     def __len__(self) -> int:
         return len(self._numbers) // 3
+
+    def __iter__(self) -> Iterator[Document]:
+        numbers = iter(self._numbers)
+        for at, (start, stop, size) in enumerate(zip(numbers, numbers, numbers, strict=True)):
+            yield Document(start, stop, size, bytes(self._digests[32 * at : 32 * at + 32]))
 
     @overload
     def __getitem__(self, index: int) -> Document: ...

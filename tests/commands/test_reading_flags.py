@@ -76,7 +76,7 @@ def test_eval_takes_the_same_flags(cllm, rows, run):
     [
         ("rows --encoding latin-11", ("unknown encoding 'latin-11'", "did you mean 'latin")),
         ("rows --format json", ("unknown format 'json'", "did you mean 'jsonl'?")),
-        ("rows --errors ignore", ("unknown way with errors 'ignore'", "strict")),
+        ("rows --errors ignore", ("--errors must be strict or replace, not 'ignore'",)),
         ("rows --format jsonl", ("rows, line 1 has no field 'text'", "it has: 'id', 'body'")),
         ("files --include *.rst", ("no text in files", "41 not included")),
         ("rows --split-on \\q", ("escape that is unknown",)),

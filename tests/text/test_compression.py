@@ -12,8 +12,9 @@ import struct
 import sys
 
 import pytest
-from text_files import compressed, refused, words, write
+from text_files import compressed, mutated, outcome, refused, words, write
 
+from cllm_cli.errors import CorpusError
 from cllm_cli.text import compression
 from cllm_cli.text.chunks import chunks_of
 from cllm_cli.text.compression import compression_of, decompressed
@@ -122,6 +123,17 @@ def test_a_bomb_only_streams(kind):
     assert total == 256 << 20
     assert largest <= 9 << 20
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) << 10 < 64 << 20
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_damage_is_more_than_an_error_of_ours(kind):
+    """Bytes changed, added and lost anywhere: the content, or a CorpusError, never anything else."""
+    rng = random.Random(6)
+    text = words(6, 400).encode()
+    good = compressed(text, kind) + compressed(text, kind)
+    found = [outcome(lambda: whole(mutated(good, rng), kind)) for _ in range(400)]
+    assert sum(isinstance(each, CorpusError) for each in found) > 300
+    assert all(isinstance(each, CorpusError) or each == text + text for each in found)
 
 
 def test_one_level_alone(tmp_path):

@@ -5,14 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import json
+import random
 import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
-from text_files import pieces_of, refused, words, write
+from text_files import mutated, outcome, pieces_of, refused, words, write
 
-from cllm_cli.errors import ConfigError
+from cllm_cli.errors import ConfigError, CorpusError
 from cllm_cli.text.documents import Reading, Source
 from cllm_cli.text.formats import FORMATS, base, check_format, find_format, format_by_name
 
@@ -236,3 +237,18 @@ def test_many_rows_take_no_memory_of_their_own(tmp_path):
     documents = FORMATS.load("jsonl").documents(Source("the file", rows()), Reading())
     next(documents)
     assert len(asked) <= 2
+
+
+@pytest.mark.parametrize("name", ["jsonl", "csv", "tsv", "parquet"])
+def test_no_damage_is_more_than_an_error_of_ours(tmp_path, name):
+    """Bytes changed, added and lost anywhere give rows, or a CorpusError, never anything else."""
+    rng = random.Random(7)
+    rows = [["id", "text"], *([str(index), text] for index, text in enumerate(TEXTS))]
+    good = {
+        "jsonl": lambda: json_lines([{"id": index, "text": text} for index, text in enumerate(TEXTS)]),
+        "parquet": lambda: parquet(tmp_path, {"id": list(range(len(TEXTS))), "text": TEXTS}),
+    }.get(name, lambda: table(rows, name))()
+    found = [outcome(lambda: rows_of(mutated(good, rng), name)) for _ in range(300)]
+    errors = [each for each in found if isinstance(each, CorpusError)]
+    assert len(errors) > 10
+    assert all(error.message.isprintable() and error.hint.isprintable() and error.hint for error in errors)

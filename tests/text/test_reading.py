@@ -190,7 +190,7 @@ def test_escapes_of_a_separator(written, separator):
         (Settings(split_on="a\\"), ("escape that is unknown",)),
         (Settings(split_on=r"\ud800"), ("half of a character",)),
         (Settings(encoding="utf-99"), ("unknown encoding 'utf-99'", "did you mean")),
-        (Settings(errors="replac"), ("unknown way with errors 'replac'", "did you mean 'replace'?")),
+        (Settings(errors="replac"), ("--errors must be strict or replace, not 'replac'",)),
         (Settings(format="jsonlines"), ("unknown format 'jsonlines'", "did you mean 'jsonl'?")),
     ],
 )

@@ -40,6 +40,15 @@ def pieces_of(data: bytes, size: int) -> Iterator[bytes]:
     return (data[start : start + size] for start in range(0, len(data), size))
 
 
+def mutated(data: bytes, rng: random.Random) -> bytes:
+    """A few bytes changed, added or lost."""
+    result = bytearray(data)
+    for _ in range(rng.randint(1, 3)):
+        at = rng.randrange(len(result))
+        result[at : at + rng.choice([0, 1, 1, 4])] = rng.randbytes(rng.choice([0, 1, 1, 4]))
+    return bytes(result)
+
+
 def words(seed: int, count: int) -> str:
     rng = random.Random(seed)
     return " ".join(rng.choice(["tree", "möwe", "sun", "猫", "🎈", "and"]) for _ in range(count))
@@ -61,6 +70,14 @@ def many(folder: Path, count: int, seed: int = 0) -> dict[str, bytes]:
     for name, content in contents.items():
         (folder / name).write_bytes(content)
     return contents
+
+
+def outcome(action: Callable[[], object]) -> object:
+    """What an action gives, or the CorpusError that it raises."""
+    try:
+        return action()
+    except CorpusError as error:
+        return error
 
 
 def refused(action: Callable[[], object], *fragments: str) -> CorpusError:

@@ -12,11 +12,13 @@ from contextlib import contextmanager, nullcontext
 from typing import Any, BinaryIO
 
 from cllm_cli.errors import CorpusError
+from cllm_cli.printable import one_line
 from cllm_cli.text.chunks import in_chunks
 from cllm_cli.text.documents import Incoming, Reading, Source
 from cllm_cli.text.formats.base import EMPTY_ROWS, Format, named, quoted, text_within
 
 ROWS = 256  # in a batch
+LONGEST_REASON = 200  # of pyarrow's words, in a message
 
 
 def _documents(source: Source, reading: Reading) -> Iterator[Incoming]:
@@ -53,7 +55,7 @@ def _rows(name: str, file: BinaryIO, field: str) -> Iterator[dict[str, Any]]:
             for batch in table.iter_batches(ROWS, row_groups=[group], columns=[field], use_threads=False):
                 yield from batch.to_pylist()
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        reason = str(error).partition("\n")[0]
+        reason = one_line(str(error).partition("\n")[0][:LONGEST_REASON])
         raise CorpusError(f"{name} cannot be read as Parquet: {reason}", "copy it again, or make it anew") from error
 
 

@@ -9,6 +9,7 @@ import csv
 from collections.abc import Iterator
 
 from cllm_cli.errors import CorpusError
+from cllm_cli.printable import one_line
 from cllm_cli.text.chunks import in_chunks
 from cllm_cli.text.documents import Incoming, Reading, Source
 from cllm_cli.text.formats import base
@@ -53,7 +54,7 @@ def _rows(source: Source, delimiter: str) -> Iterator[tuple[int, list[str]]]:
             row = next(reader, None)
         except csv.Error as error:
             raise CorpusError(
-                f"{source.name}, line {number}: the row cannot be read: {error}",
+                f"{source.name}, line {number}: the row cannot be read: {one_line(str(error))}",
                 f'a quote within a quoted field is written ""; {AS_TEXT}',
             ) from error
         if row is None:
