@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import random
 import sys
 from collections import Counter
-from pathlib import Path
 
 import pytest
-from text_files import mutated, outcome, pieces_of, refused, words, write
+from text_files import json_lines, mutated, outcome, parquet, pieces_of, refused, table, words, write
 
 from cllm_cli.errors import ConfigError, CorpusError
 from cllm_cli.text.documents import Reading, Source
@@ -35,25 +31,6 @@ def rows_of(data: bytes, name: str, size: int = 100, **more) -> tuple[list[bytes
     source = Source("the file", pieces_of(data, size))
     found = [b"".join(document.chunks) for document in FORMATS.load(name).documents(source, Reading(**more))]
     return found, source.skipped
-
-
-def json_lines(rows: list) -> bytes:
-    return "".join(json.dumps(row) + "\n" for row in rows).encode()
-
-
-def table(rows: list[list[str]], name: str = "csv") -> bytes:
-    out = io.StringIO(newline="")
-    csv.writer(out, dialect="excel" if name == "csv" else "excel-tab").writerows(rows)
-    return out.getvalue().encode()
-
-
-def parquet(folder: Path, columns: dict, **more) -> bytes:
-    pyarrow = pytest.importorskip("pyarrow")
-    from pyarrow.parquet import write_table
-
-    folder.mkdir(parents=True, exist_ok=True)
-    write_table(pyarrow.table(columns), folder / "rows.parquet", **more)
-    return (folder / "rows.parquet").read_bytes()
 
 
 # JSON lines
@@ -226,7 +203,7 @@ def test_an_unknown_format_is_answered_with_the_nearest():
 
 
 def test_many_rows_take_no_memory_of_their_own(tmp_path):
-    """A stream of rows is read as it comes: the first document is there before the second row is asked for."""
+    """The first document is there before the third row is asked for."""
     asked = []
 
     def rows():

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import bz2
+import csv
 import gzip
+import io
+import json
 import lzma
 import random
 from collections.abc import Callable, Iterator
@@ -38,6 +41,25 @@ def compressed(data: bytes, kind: str) -> bytes:
 def pieces_of(data: bytes, size: int) -> Iterator[bytes]:
     """A stream of bytes that is cut every `size` bytes."""
     return (data[start : start + size] for start in range(0, len(data), size))
+
+
+def json_lines(rows: list) -> bytes:
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+def table(rows: list[list[str]], name: str = "csv") -> bytes:
+    out = io.StringIO(newline="")
+    csv.writer(out, dialect="excel" if name == "csv" else "excel-tab").writerows(rows)
+    return out.getvalue().encode()
+
+
+def parquet(folder: Path, columns: dict, **more) -> bytes:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow.parquet import write_table
+
+    folder.mkdir(parents=True, exist_ok=True)
+    write_table(pyarrow.table(columns), folder / "rows.parquet", **more)
+    return (folder / "rows.parquet").read_bytes()
 
 
 def mutated(data: bytes, rng: random.Random) -> bytes:
