@@ -107,7 +107,7 @@ def _documents(
         if not first:
             listing.skipped["empty"] += 1
             return
-        if binary and form.name == "text":
+        if binary and encoding is None and form.name == "text":
             notices.append(f"{file.name} looks like a binary file; it is read as it is")
     yield from form.documents(source, reading)
 

@@ -38,6 +38,7 @@ def test_one_text_is_one_corpus_whatever_it_is_wrapped_in(tmp_path, spec):
         "row.tsv": table([["n", "text"], ["1", TEXT]], "tsv"),
         "row.parquet": parquet(tmp_path / "made", {"text": [TEXT]}),
     }
+    wrapped |= {f"marked-{name}": BOM + wrapped[name] for name in ("row.jsonl", "row.csv")}
     wrapped |= {f"{name}.{kind}": compressed(content, kind) for name, content in wrapped.items() for kind in KINDS[:1]}
     wrapped |= {f"other-{kind}": compressed(data, kind) for kind in KINDS}
     for name, content in wrapped.items():
