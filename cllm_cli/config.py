@@ -63,7 +63,8 @@ def _setting(default: Any, group: str, help: str, **more: Any) -> Any:
     return field(default=default, metadata={"setting": Setting(group, help, **more)})
 
 
-MODEL, DATA, LENGTH, OPTIMIZER, REPORT, MACHINE = "Model", "Data", "Length", "Optimizer", "Reporting", "Machine"
+MODEL, DATA, TEXT, LENGTH = "Model", "Data", "Text", "Length"
+OPTIMIZER, REPORT, MACHINE = "Optimizer", "Reporting", "Machine"
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,24 @@ class Settings:
     val: str | None = _setting(None, DATA, "validate on this file instead")
     batch_size: int | None = _setting(None, DATA, "windows in a micro-batch, B", low=1)
     grad_accum: int = _setting(1, DATA, "micro-batches in a step", low=1, aliases=("gradient-accumulation-steps",))
+
+    encoding: str | None = _setting(
+        None, TEXT, "encoding, such as latin-1 (default: as it is, UTF-8; UTF-16 and UTF-32 by their byte-order mark)"
+    )
+    errors: str = _setting("strict", TEXT, "bytes that are none of the encoding: strict refuses, replace makes U+FFFD")
+    format: str = _setting("auto", TEXT, "text, jsonl, csv, tsv or parquet; auto: by name and content")
+    field: str = _setting(
+        "text", TEXT, "field or column that holds the text in a row; a.b is b within a", aliases=("text-column",)
+    )
+    split_on: str | None = _setting(
+        None, TEXT, r"what stands between two documents of a plain text, such as '\n\n' or '<END>'"
+    )
+    include: tuple[str, ...] | None = _setting(
+        None, TEXT, "of folders, read only what fits, such as '*.txt' or 'en/*'; may be repeated"
+    )
+    exclude: tuple[str, ...] | None = _setting(
+        None, TEXT, "of folders, leave out files and folders that fit; may be repeated"
+    )
 
     steps: int | None = _setting(None, LENGTH, "optimizer steps", low=1, aliases=("max-iters", "max-steps"))
     epochs: float | None = _setting(None, LENGTH, "passes over the training text instead of steps", above=0)
@@ -157,11 +176,11 @@ def _hints() -> dict[str, Any]:
 
 
 def type_of(item: Field[Any]) -> type:
-    """A field's plain type: `int | None` is int."""
+    """A field's plain type: `int | None` is int, `tuple[str, ...] | None` is tuple."""
     hint = _hints()[item.name]
     if isinstance(hint, types.UnionType):
         hint = next(part for part in typing.get_args(hint) if part is not type(None))
-    plain: type = hint
+    plain: type = typing.get_origin(hint) or hint
     return plain
 
 
@@ -219,21 +238,34 @@ def make_settings(*layers: Mapping[str, Any]) -> Settings:
 def _checked(item: Field[Any], value: Any) -> Any:
     kind, flag = type_of(item), flag_of(item.name)
     hint = f"{flag}: {setting_of(item).help}"
+    if kind is tuple and isinstance(value, list | tuple):
+        return tuple(_checked_string(item, each) for each in value)
+    if kind is str:
+        return _checked_string(item, value)
     fits = isinstance(value, (int, float) if kind is float else kind) and (kind is bool or not isinstance(value, bool))
     if not fits:
         raise ConfigError(f"setting '{item.name}' must be {_KINDS[kind]}, not {_shown(value)}", hint)
-    if kind is str:
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise ConfigError(f"{flag} must be UTF-8, not {value!a}", "rename the file") from None
     fault = setting_of(item).fault(value) if kind in (int, float) else ""
     if fault:
         raise UsageError(f"{flag} {fault}, not {_shown(value)}", hint)
     return float(value) if kind is float else value
 
 
-_KINDS = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
+def _checked_string(item: Field[Any], value: Any) -> str:
+    flag = flag_of(item.name)
+    if not isinstance(value, str):
+        expected = "a string" if type_of(item) is str else "made of strings"
+        raise ConfigError(
+            f"setting '{item.name}' must be {expected}, not {_shown(value)}", f"{flag}: {setting_of(item).help}"
+        )
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(f"{flag} must be UTF-8, not {value!a}", "rename the file") from None
+    return value
+
+
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false", tuple: "a list of strings"}
 
 
 def _shown(value: Any) -> str:

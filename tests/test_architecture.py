@@ -12,6 +12,7 @@ from cllm_cli.layers import LAYERS
 from cllm_cli.model import ARCHITECTURES
 from cllm_cli.optim import OPTIMIZERS
 from cllm_cli.optim.schedule import SCHEDULES
+from cllm_cli.text.formats import FORMATS
 from cllm_cli.text.tokenizers import TOKENIZERS
 
 PACKAGE = Path(__file__).parent.parent / "cllm_cli"
@@ -79,6 +80,8 @@ ALLOWED = {
     "numba": {"kernels", "layers", "model", "optim", "training", "checks", "profiling"},
     "llvmlite": {"kernels"},
     "safetensors": {"training"},
+    "pyarrow": {"text"},
+    "zstandard": {"text"},
     "click": set(),
     "torch": set(),
     "transformers": set(),
@@ -139,7 +142,7 @@ def test_nothing_below_reporting_prints():
 
 @pytest.mark.parametrize(
     "registry",
-    [LAYERS, ARCHITECTURES, OPTIMIZERS, SCHEDULES, TOKENIZERS],
+    [LAYERS, ARCHITECTURES, OPTIMIZERS, SCHEDULES, FORMATS, TOKENIZERS],
     ids=lambda registry: registry.kind,
 )
 def test_registries_name_what_is_there(registry):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 import math
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
+import tomli_w
 
 from cllm_cli.commands.options import ALIASES, known_name
 from cllm_cli.config import (
@@ -27,16 +28,15 @@ from cllm_cli.errors import ConfigError, UsageError
 from cllm_cli.main import COMMANDS
 
 FIELDS = {item.name: item for item in fields(Settings)}
-EXAMPLES = {int: 3, float: 0.5, str: "x", bool: True}
+EXAMPLES = {int: 3, float: 0.5, str: "x", bool: True, tuple: ("x", "y")}
 
 
 @pytest.mark.parametrize("item", fields(Settings), ids=lambda item: item.name)
 def test_every_setting_has_a_flag_a_help_and_a_toml_key(item, tmp_path):
     assert item.name in inspect.signature(COMMANDS["train"]).parameters
     assert setting_of(item).help
-    assert type_of(item) in (int, float, str, bool)
     example = EXAMPLES[type_of(item)]
-    (tmp_path / "some.toml").write_text(f"{item.name} = {str(example).lower() if example is True else repr(example)}")
+    (tmp_path / "some.toml").write_text(tomli_w.dumps({item.name: example}))
     settings = make_settings(read_config(tmp_path / "some.toml"))
     assert getattr(settings, item.name) == example
     assert stated(settings)[item.name] == example
@@ -142,6 +142,8 @@ def test_a_whole_number_may_stand_for_a_float_and_becomes_one():
         ("nesterov", "yes", "must be true or false, not 'yes'"),
         ("n_layer", [1] * 1000, "must be a whole number, not [1, 1,"),
         ("n_layer", {"a": 1}, "must be a whole number, not {'a': 1}"),
+        ("include", "*.txt", "must be a list of strings, not '*.txt'"),
+        ("exclude", ["*.txt", 1], "must be made of strings, not 1"),
     ],
 )
 def test_a_wrong_type_is_an_error_of_content(name, value, said):
@@ -224,9 +226,8 @@ def test_an_unknown_preset_is_answered_with_the_nearest():
 
 
 def test_what_is_stated_reads_back_the_same(tmp_path):
-    import tomli_w
-
     settings = make_settings({"lr": 0.1, "val": 'a "quoted" ünicode\\path', "nesterov": True, "seed": 2**63 - 1})
+    settings = replace(settings, include=("*.txt", "a, 'b'"), exclude=())
     (tmp_path / "config.toml").write_bytes(tomli_w.dumps(stated(settings)).encode())
     assert make_settings(read_toml(tmp_path / "config.toml")) == settings
 

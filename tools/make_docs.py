@@ -16,6 +16,7 @@ from cllm_cli.model import ARCHITECTURES
 from cllm_cli.optim import OPTIMIZERS
 from cllm_cli.optim.schedule import SCHEDULES
 from cllm_cli.registry import Registry
+from cllm_cli.text.formats import FORMATS
 from cllm_cli.text.tokenizers import TOKENIZERS
 
 PAGE = Path(__file__).parent.parent / "docs" / "cli.md"
@@ -53,7 +54,7 @@ CORPUS is text, or one token store that `cllm tokenize` has written, known by it
 | flag | |
 |---|---|
 | `-o`, `--out DIR` | run folder; default runs/<corpus name>. An existing run needs `--force` or `--resume` |
-| `--resume` | go on from the last checkpoint, bit for bit. Length, intervals and threads may be changed |
+| `--resume` | go on from the last checkpoint, bit for bit. Length, intervals and threads may be changed; so may what the same text is read from |
 | `--force` | overwrite the run that is there |
 | `--init-from RUN` | start from another run's weights, sizes and tokenizer |
 | `--preset NAME` | {presets} |
@@ -65,6 +66,20 @@ A preset is overruled by a TOML file, a TOML file by flags. The names of a TOML 
 A setting without a default here is chosen for the corpus, the model or the optimizer; what was chosen is shown and stored.
 
 {settings}
+
+### Text
+
+What a file's bytes say counts, not its name: gzip, bzip2, xz and zstd (`pip install 'cllm[zst]'`) are decompressed as they are read, one
+level of it; UTF-16 and UTF-32 are known by their byte-order mark. Without `--encoding` other bytes stay as they are, which the tokenizer
+`byte` takes all of; `--errors replace` makes them UTF-8. A file that ends in .jsonl, .ndjson, .csv, .tsv or .parquet
+(`pip install 'cllm[parquet]'`), before a suffix of compression, is read row by row, each row a document whose text is in `--field`;
+`--format` says it for standard input, or says otherwise. Rows without text are left out and counted. A row without the field, or one that
+cannot be read, ends the command with its line. `--split-on` cuts plain text, and knows `\\n`, `\\r`, `\\t`, `\\0`, `\\xHH`, `\\uHHHH`, `\\\\`.
+
+In folders, hidden files and what is no text are left out and counted. A pattern of `--include` or `--exclude` with a slash has to fit the
+path within the folder, one without it the name; `--exclude` leaves whole folders out too. Files that are named themselves are always read.
+
+One document gives its end to validation; several are shared out whole, by a hash of their content.
 
 ### Events
 
@@ -102,6 +117,7 @@ error, and so is `-` where the names themselves come from standard input. Files 
 
 ## eval
 
+`--encoding`, `--errors`, `--format`, `--field`, `--split-on`, `--include` and `--exclude` say how TEXT is read, as they do for `train`.
 Scores every token but the first once, in consecutive windows that do not overlap, the last one shorter. Means are over tokens.
 
     {{"event":"eval","tokens":…,"bytes":…,"loss":…,"perplexity":…,"bits_per_byte":…,"accuracy":…}}
@@ -232,7 +248,7 @@ def page() -> str:
     """The whole page."""
     presets = "; ".join(f"`{name}`: {_sizes(values)}" for name, values in PRESETS.items())
     tables = [_settings(group) for group in dict.fromkeys(setting_of(item).group for item in fields(Settings))]
-    registries: list[Registry] = [ARCHITECTURES, TOKENIZERS, OPTIMIZERS, SCHEDULES, LAYERS]
+    registries: list[Registry] = [ARCHITECTURES, FORMATS, TOKENIZERS, OPTIMIZERS, SCHEDULES, LAYERS]
     names = "\n".join(_names(registry) for registry in registries)
     return TEXT.format(presets=presets, settings="\n".join(tables), names=names)
 
@@ -247,7 +263,7 @@ def _settings(group: str) -> str:
         setting = setting_of(item)
         if setting.group != group:
             continue
-        kind = {int: " N", float: " X", str: " NAME", bool: ""}[type_of(item)]
+        kind = {int: " N", float: " X", str: " NAME", bool: "", tuple: " GLOB"}[type_of(item)]
         default = "" if item.default is None else item.default
         rows.append(f"| `{flag_of(item.name)}{kind}` | {default} | {setting.help} |")
     return "\n".join(rows) + "\n"

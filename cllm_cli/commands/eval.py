@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,11 +11,15 @@ import typer
 
 from cllm_cli.commands.copying import CheckCopy, CopyCheck, CorpusPaths
 from cllm_cli.commands.naming import FileNames, named_files
-from cllm_cli.commands.options import Debug, Json, Quiet, Threads
+from cllm_cli.commands.options import Debug, Json, Quiet, Threads, with_settings
 from cllm_cli.commands.scoring import PerDocument, PerLine, check_passages, score_passages
+from cllm_cli.config import TEXT, flag_of, make_settings
+from cllm_cli.errors import ConfigError, CorpusError
 
 
+@functools.partial(with_settings, group=TEXT)
 def evaluate(
+    *,
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder made by cllm train.")],
     text: Annotated[
         list[str] | None,
@@ -39,13 +44,14 @@ def evaluate(
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
+    settings: dict[str, Any],
 ) -> None:
     """Score text: loss in nats, perplexity, bits per byte, accuracy."""
     from cllm_cli.commands.preparing import prepare
-    from cllm_cli.errors import CorpusError
     from cllm_cli.reporting.tables import show_evaluation
     from cllm_cli.reporting.terminal import is_plain, write_line
     from cllm_cli.text.corpus import tokens_of
+    from cllm_cli.text.reading import reading_of
     from cllm_cli.training.evaluate import Evaluator, Score
     from cllm_cli.training.records import json_line
     from cllm_cli.training.resolve import available_cores
@@ -53,17 +59,23 @@ def evaluate(
     from cllm_cli.training.session import use_threads
 
     text = named_files(text, files0_from, "TEXT")
+    if settings and not text:
+        raise ConfigError(
+            f"{flag_of(next(iter(settings)))} says how TEXT is read, and there is none",
+            "the run's own validation text is stored as tokens; name a text, or leave the flag out",
+        )
     if per_line or per_document:
-        check_passages(per_line, per_document, text, check_copy)
+        check_passages(per_line, per_document, text, check_copy, settings)
+    reading = reading_of(make_settings(settings))
     use_threads(threads or available_cores())
     folder = RunFolder(run)
-    settings, tokenizer = folder.read_settings(), folder.read_tokenizer()
-    batch = batch_size or settings.batch_size or 8
+    stored, tokenizer = folder.read_settings(), folder.read_tokenizer()
+    batch = batch_size or stored.batch_size or 8
     if per_line or per_document:
-        score_passages(folder, tokenizer, text, batch, per_line, quiet, json)
+        score_passages(folder, tokenizer, text, reading, batch, per_line, quiet, json)
         return
     if text:
-        given = tokens_of(text, tokenizer, getattr(sys.stdin, "buffer", None))
+        given = tokens_of(text, tokenizer, getattr(sys.stdin, "buffer", None), reading)
         tokens = given.tokens
         for notice in given.notices:
             write_line(sys.stderr, f"note: {notice}")

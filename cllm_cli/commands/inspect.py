@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from cllm_cli.commands.options import Debug, Json, Quiet
-from cllm_cli.config import make_settings
+from cllm_cli.commands.options import Debug, Json, Quiet, with_settings
+from cllm_cli.config import TEXT, make_settings
 
 
+@functools.partial(with_settings, group=TEXT)
 def inspect(
+    *,
     path: Annotated[
         list[str],
         typer.Argument(
@@ -24,16 +27,18 @@ def inspect(
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
+    settings: dict[str, Any],
 ) -> None:
     """Show what is in a text, a run, a token store or a tokenizer."""
-    make_settings({"tokenizer": tokenizer})
+    chosen = make_settings({**settings, "tokenizer": tokenizer})
 
     from cllm_cli.errors import CheckFailed
     from cllm_cli.reporting.inspection import show_inspection
+    from cllm_cli.text.reading import reading_of
     from cllm_cli.training.inspection import inspected
     from cllm_cli.training.records import json_line
 
-    row = inspected(path, tokenizer, getattr(sys.stdin, "buffer", None))
+    row = inspected(path, tokenizer, getattr(sys.stdin, "buffer", None), reading_of(chosen))
     if json:
         sys.stdout.write(json_line(row) + "\n")
     else:

@@ -71,8 +71,8 @@ ALIASES = {
 }
 """Names that people bring along from other tools."""
 
-METAVARS = {int: "N", float: "X", str: "NAME"}
-OWN_METAVARS = {"tokenizer": "SPEC", "val": "FILE", "memory": "SIZE"}
+METAVARS = {int: "N", float: "X", str: "NAME", tuple: "GLOB"}
+OWN_METAVARS = {"tokenizer": "SPEC", "val": "FILE", "memory": "SIZE", "split_on": "TEXT"}
 
 
 def known_name(name: str) -> str:
@@ -81,15 +81,18 @@ def known_name(name: str) -> str:
     return ALIASES.get(dashed, dashed)
 
 
-def with_settings(command: Callable[..., None]) -> Any:
-    """Gives a command a flag for every setting; it receives those that were given as the dictionary `settings`."""
+def with_settings(command: Callable[..., None], group: str = "") -> Any:
+    """Gives a command a flag for every setting, or for those of one group.
+
+    It receives those that were given as the dictionary `settings`.
+    """
     own = list(inspect.signature(command, eval_str=True).parameters.values())
-    flags = [_flag(item) for item in fields(Settings)]
+    flags = [_flag(item) for item in fields(Settings) if group in ("", setting_of(item).group)]
 
     @functools.wraps(command)
     def wrapper(**values: Any) -> None:
         settings = {flag.name: values.pop(flag.name) for flag in flags}
-        command(**values, settings={name: value for name, value in settings.items() if value is not None})
+        command(**values, settings={name: value for name, value in settings.items() if value not in (None, [])})
 
     parameters = [parameter for parameter in own if parameter.name != "settings"] + flags
     # Typer reads it; functions declare none.
@@ -112,5 +115,6 @@ def _flag(item: Any) -> inspect.Parameter:
         show_default=False,
         rich_help_panel=setting.group,
     )
-    annotation = Annotated[kind | None, option]  # type: ignore[valid-type]  # a type made at run time
+    taken: Any = list[str] if kind is tuple else kind
+    annotation = Annotated[taken | None, option]
     return inspect.Parameter(item.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)

@@ -4,58 +4,78 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cllm_cli.config import flag_of
 from cllm_cli.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
+    from cllm_cli.text.documents import Reading
     from cllm_cli.text.passages import Passage
     from cllm_cli.text.tokenizers.base import Tokenizer
     from cllm_cli.training.evaluate import Score
     from cllm_cli.training.run_folder import RunFolder
 
 PerLine = Annotated[bool, typer.Option("--per-line", help="A score for each line of TEXT, by itself.")]
-PerDocument = Annotated[bool, typer.Option("--per-document", help="A score for each file of TEXT, by itself.")]
+PerDocument = Annotated[bool, typer.Option("--per-document", help="A score for each document of TEXT, by itself.")]
 
 
-def check_passages(per_line: bool, per_document: bool, text: Sequence[str], check_copy: bool) -> None:
+def check_passages(
+    per_line: bool, per_document: bool, text: Sequence[str], check_copy: bool, settings: Mapping[str, Any]
+) -> None:
     """Raises ConfigError where the flags do not fit together, UsageError where there is no text."""
     flag = "--per-line" if per_line else "--per-document"
     if per_line and per_document:
         raise ConfigError("--per-line and --per-document exclude each other", "leave one of them out")
     if check_copy:
         raise ConfigError(f"{flag} and --check-copy exclude each other", "leave one of them out")
+    if per_line and settings.keys() - {"include", "exclude"}:
+        first = flag_of(min(settings.keys() - {"include", "exclude"}))
+        raise ConfigError(f"--per-line reads the lines of plain UTF-8 text: {first} says otherwise", "leave it out")
     if not text:
         raise UsageError(f"{flag} needs TEXT", "name files or folders, or - for standard input")
 
 
 def score_passages(
-    folder: RunFolder, tokenizer: Tokenizer, text: Sequence[str], batch: int, by_line: bool, quiet: bool, json: bool
+    folder: RunFolder,
+    tokenizer: Tokenizer,
+    text: Sequence[str],
+    reading: Reading,
+    batch: int,
+    by_line: bool,
+    quiet: bool,
+    json: bool,
 ) -> None:
     """Writes a line for each passage of `text`, as they come."""
     from cllm_cli.commands.preparing import prepare
     from cllm_cli.reporting.terminal import write_line
     from cllm_cli.text.passages import documents_of, lines_of
-    from cllm_cli.text.sources import find_files
+    from cllm_cli.text.reading import files_in
     from cllm_cli.training.records import json_line
     from cllm_cli.training.scoring import TextScorer
 
-    listing = find_files(text)
+    listing = files_in(text, reading)
+    notices: list[str] = []
+    stdin = getattr(sys.stdin, "buffer", None)
     several = len(listing.files) > 1
     scorer = TextScorer(folder.load_model(), tokenizer, batch)
     prepare(scorer.calls(), quiet or json)
-    groups = (lines_of if by_line else documents_of)(listing, tokenizer, getattr(sys.stdin, "buffer", None))
+    if by_line:
+        groups = lines_of(listing, tokenizer, stdin)
+    else:
+        groups = documents_of(listing, tokenizer, stdin, reading, notices)
     for group in groups:
         scores = scorer.score([passage.tokens for passage in group])
         for passage, score in zip(group, scores, strict=True):
             row = _row(passage, score)
             sys.stdout.write((json_line(row) if json else _columns(row, by_line and several)) + "\n")
         sys.stdout.flush()
-    if listing.skipped:
-        write_line(sys.stderr, f"note: left out: {listing.left_out()}")
+    notices += [f"left out: {listing.left_out()}"] if listing.skipped else []
+    for notice in notices:
+        write_line(sys.stderr, f"note: {notice}")
 
 
 def _row(passage: Passage, score: Score) -> dict[str, Any]:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from cllm_cli.commands.options import Debug, Json, Quiet
-from cllm_cli.config import make_settings
+from cllm_cli.commands.options import Debug, Json, Quiet, with_settings
+from cllm_cli.config import TEXT, make_settings
 from cllm_cli.errors import ConfigError, Interrupted
 
 
+@functools.partial(with_settings, group=TEXT)
 def tokenize(
+    *,
     corpus: Annotated[
         list[str],
         typer.Argument(metavar="CORPUS", help="Files, folders (read recursively), or - for standard input."),
@@ -34,9 +37,10 @@ def tokenize(
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
+    settings: dict[str, Any],
 ) -> None:
     """Write text as tokens once, in a file that cllm train maps."""
-    settings = make_settings({"tokenizer": tokenizer, "val_fraction": val_fraction, "val": val})
+    chosen = make_settings({**settings, "tokenizer": tokenizer, "val_fraction": val_fraction, "val": val})
     if ids and not tokenizer.endswith(".json"):
         raise ConfigError(
             "--ids needs the tokenizer of the ids, which their files do not hold", "add --tokenizer FILE.json"
@@ -46,6 +50,7 @@ def tokenize(
     from cllm_cli.reporting.terminal import write_line
     from cllm_cli.text.corpus import read_corpus
     from cllm_cli.text.id_files import read_ids
+    from cllm_cli.text.reading import reading_of
     from cllm_cli.text.store import Store, check_place
     from cllm_cli.text.tokenized import corpus_chunks, store_facts
     from cllm_cli.training.durable import write_file
@@ -53,6 +58,7 @@ def tokenize(
     from cllm_cli.training.records import json_line
     from cllm_cli.training.signals import StopSignals
 
+    reading = reading_of(chosen)
     check_place(out, force)
     known = named_tokenizer(tokenizer)
     spec = known.kind if known else tokenizer
@@ -60,10 +66,10 @@ def tokenize(
     with StopSignals(patient=False) as signals:
         try:
             if known and ids:
-                read = read_ids(corpus, known, settings.val_fraction, val)
+                read = read_ids(corpus, known, chosen.val_fraction, val)
             else:
-                read = read_corpus(corpus, spec, settings.val_fraction, val, stdin, known, contents=True)
-            chunks = corpus_chunks(read, spec, None if val else settings.val_fraction)
+                read = read_corpus(corpus, spec, chosen.val_fraction, val, stdin, known, reading, contents=True)
+            chunks = corpus_chunks(read, spec, None if val else chosen.val_fraction)
             write_file(out, chunks, hint="make room there, or choose another --out; nothing was written")
         except KeyboardInterrupt:
             raise Interrupted(signals.received, "ended at once", "a token store appears when it is whole") from None

@@ -6,25 +6,19 @@ Everything is read once, in chunks. Memory: the tokens, one block of 32 MiB more
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from cllm_cli.errors import CorpusError, RunError
+from cllm_cli.text.documents import AS_IT_IS, Reading
 from cllm_cli.text.pile import Pile, Span
-from cllm_cli.text.sources import (
-    BOM,
-    CHUNK,
-    SNIFFED,
-    UTF_16_MARKS,
-    Listing,
-    find_files,
-    no_text,
-    opened,
-)
-from cllm_cli.text.split import SPLIT_RULE, Document, choose_validation, end_of_one, fingerprint_of
-from cllm_cli.text.store import MAGIC, DocumentTable, document_table, no_text_but_store
+from cllm_cli.text.reading import files_in, incoming, plain_bytes
+from cllm_cli.text.sources import Listing, no_text
+from cllm_cli.text.split import SPLIT_RULE, Document, Documents, choose_validation, end_of_one, fingerprint_of
+from cllm_cli.text.store import DocumentTable, document_table
 from cllm_cli.text.tokenizers import builder_of
 from cllm_cli.text.tokenizers.base import Encoder, TokenArray, Tokenizer, count_bytes
 
@@ -89,6 +83,7 @@ def read_corpus(
     val: str | Path | None = None,
     stdin: BinaryIO | None = None,
     tokenizer: Tokenizer | None = None,
+    reading: Reading = AS_IT_IS,
     contents: bool = False,
 ) -> Corpus:
     """The corpus in `sources` (files, folders, `-`), split by `val_fraction` or, if `val` is given, validated on that.
@@ -101,16 +96,16 @@ def read_corpus(
     """
     learned = builder_of(tokenizer_spec)
     encoder: Encoder = learned if tokenizer is None else tokenizer.encoder()
-    listing = find_files(sources)
-    val_listing = Listing([]) if val is None else find_files([val])
+    listing = files_in(sources, reading)
+    val_listing = Listing([]) if val is None else files_in([val], reading)
     if listing.has_stdin and val_listing.has_stdin:
         raise CorpusError("standard input cannot be both training and validation text", "give --val a file")
     notices: list[str] = []
-    pile = Pile(_expected_tokens(encoder, listing, val_listing))
-    documents = _read(listing, encoder, pile, stdin, notices)
+    pile = Pile(_expected_tokens(encoder, reading, listing, val_listing))
+    documents = _read(listing, encoder, pile, stdin, notices, reading)
     if not documents:
         raise no_text(sources[0], listing)
-    val_documents = _read(val_listing, encoder, pile, stdin, notices)
+    val_documents = _read(val_listing, encoder, pile, stdin, notices, reading)
     if val is not None and not val_documents:
         raise no_text(val, val_listing)
     listing.skipped.update(val_listing.skipped)
@@ -125,14 +120,14 @@ def read_corpus(
         notices.append(f"the tokenizer has no end-of-text id: {len(documents)} documents follow one another without")
     if val is not None:
         # A single file stays as it is, so that `cllm eval` scores the same tokens when it is given that file.
-        spans = _spans(documents, [TRAIN] * len(documents), end)
-        spans += _spans(val_documents, [VAL] * len(val_documents), end if len(val_documents) > 1 else None)
+        val_end = end if len(val_documents) > 1 else None
+        spans = _Spans((documents, [TRAIN] * len(documents), end), (val_documents, [VAL] * len(val_documents), val_end))
     elif len(documents) > 1:
         sides, notice = choose_validation(documents, val_fraction)
         notices += [notice] if notice else []
-        spans = _spans(documents, sides, end)
+        spans = _Spans((documents, sides, end))
     else:
-        spans = _spans(documents, [TRAIN], None)
+        spans = _Spans((documents, [TRAIN], None))
     train, *others = pile.join(spans, 1 if len(spans) == 1 else 2, tokenizer.dtype, table)
     if others:
         (held_out,) = others
@@ -141,7 +136,7 @@ def read_corpus(
         cut = tokenizer.boundary(train, cut) or cut
         train, held_out = train[:cut], train[cut:]
 
-    size = sum(document.size for document in (*documents, *val_documents))
+    size = sum(document.size for document in itertools.chain(documents, val_documents))
     val_bytes = count_bytes(held_out, tokenizer)
     if len(documents) > 1 and val is None and not val_fraction / 2 <= val_bytes / size <= 2 * val_fraction:
         notices.append(
@@ -164,17 +159,22 @@ def read_corpus(
     )
 
 
-def tokens_of(sources: Sequence[str | Path], tokenizer: Tokenizer, stdin: BinaryIO | None = None) -> Text:
+def tokens_of(
+    sources: Sequence[str | Path],
+    tokenizer: Tokenizer,
+    stdin: BinaryIO | None = None,
+    reading: Reading = AS_IT_IS,
+) -> Text:
     """The text in `sources` in the ids of an existing tokenizer.
 
     Several documents each end with the end-of-text id, if the tokenizer has one. Raises CorpusError as `read_corpus`,
     and for fewer than two tokens: the first is never scored.
     """
-    listing = find_files(sources)
+    listing = files_in(sources, reading)
     notices: list[str] = []
     encoder = tokenizer.encoder()
-    pile = Pile(_expected_tokens(encoder, listing))
-    documents = _read(listing, encoder, pile, stdin, notices)
+    pile = Pile(_expected_tokens(encoder, reading, listing))
+    documents = _read(listing, encoder, pile, stdin, notices, reading)
     if not documents:
         raise no_text(sources[0], listing)
     if listing.skipped:
@@ -182,7 +182,7 @@ def tokens_of(sources: Sequence[str | Path], tokenizer: Tokenizer, stdin: Binary
     if len(documents) > 1 and tokenizer.end_of_text is None:
         notices.append(f"the tokenizer has no end-of-text id: {len(documents)} documents are scored as one text")
     end = tokenizer.end_of_text if len(documents) > 1 else None
-    (tokens,) = pile.join(_spans(documents, [0] * len(documents), end), 1, tokenizer.dtype, None)
+    (tokens,) = pile.join(_Spans((documents, [0] * len(documents), end)), 1, tokenizer.dtype, None)
     if tokens.size < 2:
         raise CorpusError(f"the text is too short: it has {_counted(tokens.size)}, a score needs 2", "give more text")
     size = sum(document.size for document in documents)
@@ -230,61 +230,52 @@ def check_long_enough(corpus: Corpus, block_size: int) -> None:
         )
 
 
-def _read(listing: Listing, encoder: Encoder, pile: Pile, stdin: BinaryIO | None, notices: list[str]) -> list[Document]:
-    """Read and encode the files of `listing` onto `pile`; count in it what is left out after all."""
-    documents = []
-    for file in listing.files:
-        with opened(file, stdin) as stream:
-            chunk = _chunk(stream)
-            if file.named and chunk.startswith(MAGIC):
-                raise no_text_but_store(file.name)
-            binary = b"\0" in chunk[:SNIFFED]
-            if binary and not file.named:
-                listing.skipped["binary"] += 1
-                continue
-            offset = len(BOM) if chunk.startswith(BOM) else 0
-            if len(chunk) == offset:
-                listing.skipped["empty"] += 1
-                continue
-            if binary:
-                kind = "UTF-16, not UTF-8" if chunk.startswith(UTF_16_MARKS) else "a binary file"
-                notices.append(f"{file.name} looks like {kind}; it is read as it is")
-            digest = hashlib.sha256()
-            start, size = pile.size, 0
-            encoder.begin(file.name, offset)
-            chunk = chunk[offset:]
-            while chunk:
-                digest.update(chunk)
-                size += len(chunk)
-                pile.append(encoder.encode(chunk), encoder.size)
-                chunk = _chunk(stream)
-            encoder.end()
-            documents.append(Document(start, pile.size, size, digest.digest()))
+def _read(
+    listing: Listing,
+    encoder: Encoder,
+    pile: Pile,
+    stdin: BinaryIO | None,
+    notices: list[str],
+    reading: Reading,
+) -> Documents:
+    """Read and encode the documents of `listing` onto `pile`; count in it what is left out after all."""
+    documents = Documents()
+    for document in incoming(listing, reading, stdin, notices):
+        digest = hashlib.sha256()
+        start, size = pile.size, 0
+        encoder.begin(document.name, document.offset)
+        for chunk in document.chunks:
+            digest.update(chunk)
+            size += len(chunk)
+            pile.append(encoder.encode(chunk), encoder.size)
+        encoder.end()
+        documents.append(Document(start, pile.size, size, digest.digest()))
     return documents
 
 
-def _chunk(stream: BinaryIO) -> bytes:
-    """The next CHUNK bytes, or what is left. A signal is heeded between the pieces that a pipe gives."""
-    pieces: list[bytes] = []
-    missing = CHUNK
-    # BinaryIO does not tell of read1; sources are buffered.
-    while missing and (piece := stream.read1(missing)):  # type: ignore[attr-defined]
-        pieces.append(piece)
-        missing -= len(piece)
-    return b"".join(pieces)
-
-
-def _expected_tokens(encoder: Encoder, *listings: Listing) -> int:
+def _expected_tokens(encoder: Encoder, reading: Reading, *listings: Listing) -> int:
     """An upper bound of the number of tokens, or 0 where none is known or it would be of no use."""
     if not encoder.final or any(len(listing.files) > 1 for listing in listings):
         return 0
-    return sum(file.size() for listing in listings for file in listing.files)
+    return sum(plain_bytes(file, reading) for listing in listings for file in listing.files)
 
 
-def _spans(documents: Sequence[Document], outputs: Iterable[int], end: int | None) -> list[Span]:
-    return [
-        Span(document.start, document.stop, output, end) for document, output in zip(documents, outputs, strict=True)
-    ]
+class _Spans(Collection[Span]):
+    """The spans of documents, made when they are asked for. A group: documents, the output of each, the id after it."""
+
+    def __init__(self, *groups: tuple[Sequence[Document], Sequence[int], int | None]) -> None:
+        self._groups = groups
+
+    def __len__(self) -> int:
+        return sum(len(documents) for documents, _, _ in self._groups)
+
+    def __iter__(self) -> Iterator[Span]:
+        for documents, outputs, end in self._groups:
+            for document, output in zip(documents, outputs, strict=True):
+                yield Span(document.start, document.stop, output, end)
+
+    def __contains__(self, span: object) -> bool:
+        return any(span == each for each in self)
 
 
 def _copies(documents: Sequence[Document], val_documents: Sequence[Document]) -> list[str]:

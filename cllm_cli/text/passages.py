@@ -11,7 +11,11 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from cllm_cli.errors import CorpusError
-from cllm_cli.text.sources import BOM, CHUNK, SNIFFED, Listing, TextFile, opened
+from cllm_cli.text.chunks import CHUNK
+from cllm_cli.text.decoding import BOM
+from cllm_cli.text.documents import Reading
+from cllm_cli.text.reading import SNIFFED, incoming
+from cllm_cli.text.sources import Listing, TextFile, opened
 from cllm_cli.text.tokenizers.base import TokenArray, Tokenizer
 
 GROUP = 1 << 16  # tokens of documents that are scored together, more or less
@@ -19,7 +23,10 @@ GROUP = 1 << 16  # tokens of documents that are scored together, more or less
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """A line, `id` is its number from 1, or a document, `id` is its file; `file` is a path as it was given."""
+    """A line, `id` is its number from 1, or a document, `id` is its file, or where it stands in one that holds several.
+
+    `file` is a path as it was given.
+    """
 
     id: int | str
     file: str
@@ -46,18 +53,24 @@ def lines_of(listing: Listing, tokenizer: Tokenizer, stdin: BinaryIO | None) -> 
             yield group
 
 
-def documents_of(listing: Listing, tokenizer: Tokenizer, stdin: BinaryIO | None) -> Iterator[list[Passage]]:
-    """The listed files, each of them whole. Raises CorpusError as `lines_of`."""
+def documents_of(
+    listing: Listing, tokenizer: Tokenizer, stdin: BinaryIO | None, reading: Reading, notices: list[str]
+) -> Iterator[list[Passage]]:
+    """The documents in the listed files, each of them whole. Raises CorpusError as `lines_of`."""
     group: list[Passage] = []
     size = 0
     try:
-        for file, pieces in _files(listing, stdin):
-            tokens = _encoded(b"".join(pieces), tokenizer, file.name)
-            group.append(Passage(file.path, file.path, tokens))
-            size += 1 + tokens.size  # empty ones must not gather without end either
-            if size >= GROUP:
-                yield group
-                group, size = [], 0
+        for file in listing.files:
+            found = incoming(Listing([file], listing.skipped), reading, stdin, notices)
+            for number, document in enumerate(found, start=1):
+                tokens = _encoded(b"".join(document.chunks), tokenizer, document.name)
+                name = file.path if document.name == file.name else document.name
+                name = f"{name}, document {number}" if reading.separator else name
+                group.append(Passage(name, file.path, tokens))
+                size += 1 + tokens.size
+                if size >= GROUP:
+                    yield group
+                    group, size = [], 0
     except CorpusError:
         yield group
         raise

@@ -6,9 +6,8 @@ begun; a table from provisional to final ids is applied while joining.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Collection, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,8 +18,7 @@ BLOCK = 1 << 25
 PIECE = 1 << 16
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(NamedTuple):
     """Tokens `start` to `stop` of a pile: one document. `output` is the number of the array that it goes to, `end` the
     id that follows it there, if any.
     """
@@ -57,7 +55,7 @@ class Pile:
         self.size += ids.size
 
     def join(
-        self, spans: Sequence[Span], outputs: int, dtype: np.dtype[Any], table: TokenArray | None
+        self, spans: Collection[Span], outputs: int, dtype: np.dtype[Any], table: TokenArray | None
     ) -> list[TokenArray]:
         """The tokens of each output, one-dimensional and contiguous; the pile is empty afterwards.
 
@@ -113,5 +111,5 @@ class Pile:
                 yield block[start : start + PIECE]
 
 
-def _one_each(spans: Sequence[Span], outputs: int) -> bool:
-    return [(span.output, span.end) for span in spans] == [(output, None) for output in range(outputs)]
+def _one_each(spans: Collection[Span], outputs: int) -> bool:
+    return len(spans) == outputs and all((span.output, span.end) == (output, None) for output, span in enumerate(spans))

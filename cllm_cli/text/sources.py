@@ -1,17 +1,18 @@
 """Where text comes from: files, folders and standard input, found in a fixed order and read in chunks of bytes.
 
-Folders are read recursively in the byte order of their names. What is hidden, no regular file, or part of a run folder
-is left out and counted; so are binary files (a NUL byte in the first 64 KiB) unless they were named themselves.
+Folders are read recursively in the byte order of their names. What is hidden, no regular file, part of a run folder, or
+not wanted is left out and counted; so are binary files (`reading`) unless they were named themselves.
 """
 
 from __future__ import annotations
 
 import difflib
+import fnmatch
 import os
 import stat
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -22,11 +23,6 @@ from cllm_cli.errors import CorpusError
 from cllm_cli.printable import one_line
 
 STANDARD_INPUT = "-"
-# What is made of a chunk stays in the cache, and small enough for malloc to reuse instead of mapping fresh pages.
-CHUNK = 1 << 18
-SNIFFED = 1 << 16
-BOM = b"\xef\xbb\xbf"
-UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 RUN_FILES = frozenset({"config.toml", "metrics.jsonl"})
 """A folder that holds these is a run of ours. Reading its log as text would change the corpus with every run."""
 
@@ -75,8 +71,34 @@ def shown(path: str) -> str:
     return one_line(path) or "''"
 
 
-def find_files(sources: Iterable[str | Path]) -> Listing:
-    """The files that `sources` stand for. Nothing is read yet.
+@dataclass(frozen=True)
+class Wanted:
+    """Which files of a folder are: those that fit one of `include`, if there is any, and none of `exclude`.
+
+    A pattern is of the shell's kind (`*` `?` `[…]`, capitals count). One with a slash has to fit the path within the
+    folder that was named, where `*` crosses slashes too; any other the name alone. `exclude` is for folders as well.
+    """
+
+    include: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+
+    def reason(self, relative: str, is_folder: bool) -> str:
+        """Why an entry is left out, or an empty string."""
+        if _fits(relative, self.exclude):
+            return "excluded"
+        return "" if is_folder or not self.include or _fits(relative, self.include) else "not included"
+
+
+def _fits(relative: str, patterns: Sequence[str]) -> bool:
+    name = relative.rpartition("/")[2]
+    return any(
+        fnmatch.fnmatchcase(relative if "/" in pattern else name, pattern)
+        for pattern in (pattern.rstrip("/") for pattern in patterns)
+    )
+
+
+def find_files(sources: Iterable[str | Path], wanted: Wanted | None = None) -> Listing:
+    """The files that `sources` stand for; of folders those that are wanted. Nothing is read yet.
 
     Raises CorpusError for a source that is missing or may not be looked into, and for a folder without files.
     """
@@ -85,7 +107,7 @@ def find_files(sources: Iterable[str | Path]) -> Listing:
         path = os.fspath(source)
         before = len(listing.files)
         if path != STANDARD_INPUT and _is_folder(path):
-            _walk(path, listing)
+            _walk(path, listing, wanted or Wanted())
         else:
             listing.files.append(TextFile(path, named=True))
         if len(listing.files) == before:
@@ -105,6 +127,8 @@ def no_text(source: str | Path, listing: Listing) -> CorpusError:
         return CorpusError(f"{name} is empty", HINT)
     left_out = listing.left_out()
     hint = f"left out: {left_out}; a file that is named itself is always read" if left_out else HINT
+    if left_out and listing.files == [TextFile(path, named=True)]:
+        hint = f"left out: {left_out}"
     return CorpusError(f"there is no text in {name}", hint)
 
 
@@ -122,8 +146,8 @@ def opened(file: TextFile, stdin: BinaryIO | None) -> Iterator[BinaryIO]:
         yield stream
 
 
-def _walk(root: str, listing: Listing) -> None:
-    """Append the files below `root`; within a folder, files and folders come in the byte order of their names."""
+def _walk(root: str, listing: Listing, wanted: Wanted) -> None:
+    """Append what is wanted below `root`; within a folder, files and folders come in the byte order of their names."""
     pending = [(root, True)]
     while pending:
         path, is_folder = pending.pop()
@@ -138,6 +162,8 @@ def _walk(root: str, listing: Listing) -> None:
         for entry in entries:
             if entry.name.startswith("."):
                 listing.skipped["hidden"] += 1
+            elif reason := wanted.reason(entry.path[len(root) :].lstrip("/"), entry.is_dir(follow_symlinks=False)):
+                listing.skipped[reason] += 1
             elif entry.is_dir(follow_symlinks=False) or _is_file(entry):
                 pending.append((entry.path, entry.is_dir()))
             else:

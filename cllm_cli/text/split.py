@@ -8,20 +8,50 @@ a new `SPLIT_RULE`: a run remembers by which one its corpus was split.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple, overload
 
 SPLIT_RULE = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
+class Document(NamedTuple):
     """A document that was read: tokens `start` to `stop` of the pile, bytes of text, SHA-256 of these bytes."""
 
     start: int
     stop: int
     size: int
     digest: bytes
+
+
+class Documents(Sequence[Document]):
+    """Documents in order, in 56 bytes each: every row of a large table may be one."""
+
+    def __init__(self) -> None:
+        self._numbers, self._digests = array("Q"), bytearray()
+
+    def append(self, document: Document) -> None:
+        self._numbers.extend(document[:3])
+        self._digests += document.digest
+
+    def __len__(self) -> int:
+        return len(self._numbers) // 3
+
+    def __iter__(self) -> Iterator[Document]:
+        numbers = iter(self._numbers)
+        for at, (start, stop, size) in enumerate(zip(numbers, numbers, numbers, strict=True)):
+            yield Document(start, stop, size, bytes(self._digests[32 * at : 32 * at + 32]))
+
+    @overload
+    def __getitem__(self, index: int) -> Document: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Document]: ...
+    def __getitem__(self, index: int | slice) -> Document | list[Document]:
+        if isinstance(index, slice):
+            return [self[each] for each in range(*index.indices(len(self)))]
+        at = range(len(self))[index]
+        start, stop, size = self._numbers[3 * at : 3 * at + 3]
+        return Document(start, stop, size, bytes(self._digests[32 * at : 32 * at + 32]))
 
 
 def end_of_one(tokens: int, val_fraction: float) -> int:
@@ -36,22 +66,23 @@ def choose_validation(documents: Sequence[Document], val_fraction: float) -> tup
     empty, the one content that brings the sizes nearest to `val_fraction` changes sides.
     """
     threshold = int(val_fraction * 2**64)
-    chosen = {document.digest: int.from_bytes(document.digest[:8], "big") < threshold for document in documents}
-    if len(chosen) == 1:
+    sides = [int.from_bytes(document.digest[:8], "big") < threshold for document in documents]
+    first = documents[0].digest
+    if all(document.digest == first for document in documents):
         side = [False] * (len(documents) - 1) + [True]
         return side, "all documents are the same text: validation measures nothing but memory"
     notice = ""
-    if len(set(chosen.values())) == 1:
-        sizes = dict.fromkeys(chosen, 0)
+    if len(set(sides)) == 1:
+        sizes = dict.fromkeys((document.digest for document in documents), 0)
         for document in documents:
             sizes[document.digest] += document.size
-        to_validation = not next(iter(chosen.values()))
+        to_validation = not sides[0]
         wanted = (val_fraction if to_validation else 1 - val_fraction) * sum(sizes.values())
         moved = min(sizes, key=lambda digest: (abs(sizes[digest] - wanted), digest))
-        chosen[moved] = to_validation
+        sides = [to_validation == (document.digest == moved) for document in documents]
         side_name = "validation" if to_validation else "training"
         notice = f"the hash of their content chose no document for {side_name}: the one of the fittest size was taken"
-    return [chosen[document.digest] for document in documents], notice
+    return sides, notice
 
 
 def fingerprint_of(documents: Iterable[Document], validation: Iterable[Document]) -> str:

@@ -21,7 +21,7 @@ import mmap
 import os
 import stat
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -163,7 +163,7 @@ def store_chunks(
     yield digest.digest()
 
 
-def document_table(documents: Sequence[Document], texts: int, spans: Sequence[Span]) -> DocumentTable:
+def document_table(documents: Sequence[Document], texts: int, spans: Collection[Span]) -> DocumentTable:
     """Where documents lie that were joined by `spans` into tokens for training (0) and, after them, validation (1).
 
     Those after the first `texts` are of --val.

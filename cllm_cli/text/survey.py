@@ -9,7 +9,8 @@ from __future__ import annotations
 import codecs
 import hashlib
 import heapq
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,8 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from cllm_cli.errors import CorpusError
-from cllm_cli.text.sources import BOM, CHUNK, SNIFFED, UTF_16_MARKS, TextFile, find_files, no_text, opened
-from cllm_cli.text.store import MAGIC, no_text_but_store
+from cllm_cli.text.chunks import peek
+from cllm_cli.text.documents import AS_IT_IS, Reading
+from cllm_cli.text.reading import SNIFFED, files_in, incoming
+from cllm_cli.text.sources import no_text
 from cllm_cli.text.tokenizers import builder_of
 from cllm_cli.text.tokenizers.base import Encoder, Tokenizer
 
@@ -162,7 +165,11 @@ class TokenCount:
 
 
 def survey(
-    sources: Sequence[str | Path], spec: str, stdin: BinaryIO | None = None, tokenizer: Tokenizer | None = None
+    sources: Sequence[str | Path],
+    spec: str,
+    stdin: BinaryIO | None = None,
+    tokenizer: Tokenizer | None = None,
+    reading: Reading = AS_IT_IS,
 ) -> dict[str, Any]:
     """What is in the text of `sources`, as `read_corpus` would read it; ready for JSON, texts safe to print.
 
@@ -170,38 +177,29 @@ def survey(
     puts between documents. Raises CorpusError where there is no text.
     """
     tokens, problems = TokenCount(spec, tokenizer), dict[str, Problem]()
-    listing = find_files(sources)
-    seen: dict[bytes, int] = {}
+    listing = files_in(sources, reading)
+    notices: list[str] = []
+    seen: dict[bytes, str] = {}
     longest: list[tuple[int, int, str]] = []
     documents = size = lines = 0
-    for number, file in enumerate(listing.files):
-        with opened(file, stdin) as stream:
-            chunk = _chunk(stream)
-            if file.named and chunk.startswith(MAGIC):
-                raise no_text_but_store(file.name)
-            if b"\0" in chunk[:SNIFFED] and not file.named:
-                listing.skipped["binary"] += 1
-                continue
-            offset = len(BOM) if chunk.startswith(BOM) else 0
-            chunk = chunk[offset:]
-            if not chunk:
-                listing.skipped["empty"] += 1
-                continue
-            if tokens.encoder is not None:
-                tokens.encoder.begin(file.name, offset)
-            if _looks_like_utf_16(chunk[:SNIFFED]):
-                problems.setdefault(UTF_16, Problem()).add(1, path=file.name)
-            scan = _scanned(file, chunk, stream, tokens, problems)
+    for document in incoming(listing, reading, stdin, notices):
+        head, chunks = peek(document.chunks, SNIFFED)
+        if tokens.encoder is not None:
+            tokens.encoder.begin(document.name, document.offset)
+        if _looks_like_utf_16(head):
+            problems.setdefault(UTF_16, Problem()).add(1, path=document.name)
+        scan = _scanned(document.name, chunks, tokens, problems)
         digest = scan.end()
         documents, size = documents + 1, size + scan.size
         lines += scan.lines
-        longest = heapq.nlargest(LONGEST, [*longest, (scan.longest, scan.longest_line, file.name)])
+        longest = heapq.nlargest(LONGEST, [*longest, (scan.longest, scan.longest_line, document.name)])
         for problem, count in scan.counts.items():
             place = {"offset": scan.first[problem]} if problem in scan.first else {}
-            problems.setdefault(problem, Problem()).add(count, path=file.name, **place)
-        if seen.setdefault(digest, number) != number:
-            original = listing.files[seen[digest]].name
-            problems.setdefault(COPY, Problem()).add(1, path=file.name, copy_of=original)
+            problems.setdefault(problem, Problem()).add(count, path=document.name, **place)
+        if digest in seen:
+            problems.setdefault(COPY, Problem()).add(1, path=document.name, copy_of=seen[digest])
+        else:
+            seen[digest] = document.name
     if not documents:
         raise no_text(sources[0], listing)
     return {
@@ -219,34 +217,19 @@ def survey(
     }
 
 
-def _scanned(
-    file: TextFile, chunk: bytes, stream: BinaryIO, tokens: TokenCount, problems: dict[str, Problem]
-) -> DocumentScan:
+def _scanned(name: str, chunks: Iterator[bytes], tokens: TokenCount, problems: dict[str, Problem]) -> DocumentScan:
     scan = DocumentScan()
-    while True:
+    for chunk in itertools.chain(chunks, [None]):
         try:
-            tokens.push(chunk or None)
+            tokens.push(chunk)
         except CorpusError as error:
-            problems.setdefault(NO_TOKENS, Problem()).add(1, path=file.name, why=error.message)
-        if not chunk:
-            return scan
-        scan.push(chunk)
-        chunk = _chunk(stream)
-
-
-def _chunk(stream: BinaryIO) -> bytes:
-    """CHUNK bytes, or what is left: a pipe gives less at a time."""
-    pieces: list[bytes] = []
-    missing = CHUNK
-    while missing and (piece := stream.read1(missing)):  # type: ignore[attr-defined]
-        pieces.append(piece)
-        missing -= len(piece)
-    return b"".join(pieces)
+            problems.setdefault(NO_TOKENS, Problem()).add(1, path=name, why=error.message)
+        if chunk is not None:
+            scan.push(chunk)
+    return scan
 
 
 def _looks_like_utf_16(head: bytes) -> bool:
-    """A mark, or NULs at every other place, as the ASCII in UTF-16 has them."""
-    if head.startswith(UTF_16_MARKS):
-        return True
+    """Without a mark: NULs at every other place, as the ASCII in UTF-16 has them."""
     even, odd = head[::2].count(0), head[1::2].count(0)
     return max(even, odd) > len(head) // 4 and min(even, odd) < max(even, odd) // 10

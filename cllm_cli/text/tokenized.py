@@ -17,6 +17,7 @@ import numpy as np
 from cllm_cli.errors import ConfigError, CorpusError, RunError
 from cllm_cli.printable import one_line
 from cllm_cli.text.corpus import Corpus, read_corpus, restored
+from cllm_cli.text.documents import AS_IT_IS, Reading
 from cllm_cli.text.split import SPLIT_RULE, Document, fingerprint_of
 from cllm_cli.text.store import REMEDY, DocumentTable, Store, damaged, single_store, store_chunks
 from cllm_cli.text.tokenizers import TOKENIZERS, tokenizer_from_json
@@ -41,6 +42,7 @@ def load_corpus(
     val: str | Path | None = None,
     stdin: BinaryIO | None = None,
     tokenizer: Tokenizer | None = None,
+    reading: Reading = AS_IT_IS,
 ) -> Corpus:
     """What `read_corpus` gives, from a token store where `sources` are one; its whole content is verified first.
 
@@ -48,7 +50,7 @@ def load_corpus(
     """
     path = single_store(sources)
     if path is None:
-        return read_corpus(sources, tokenizer_spec, val_fraction, val, stdin, tokenizer)
+        return read_corpus(sources, tokenizer_spec, val_fraction, val, stdin, tokenizer, reading)
     store = Store(path)
     facts = checked_facts(store)
     store.check()  # before settings are compared that may be wrong in a damaged file

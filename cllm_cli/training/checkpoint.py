@@ -31,9 +31,10 @@ KEEP = 2
 FREE = frozenset(
     {"steps", "epochs", "minutes", "schedule_steps", "stop_after", "threads", "val", "recompute", "memory"}
     | {"eval_every", "eval_batches", "log_every", "save_every", "sample_every"}
+    | {"encoding", "errors", "format", "field", "split_on", "include", "exclude"}
 )
-"""Settings that may differ when a run is resumed: its length, its intervals, its threads, its memory, and where a file
-lies whose content is compared."""
+"""Settings that may differ when a run is resumed: its length, its intervals, its threads, its memory, where a file lies
+whose content is compared, and how the text is read whose content is compared likewise."""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 from cllm_cli.config import Settings, stated
 from cllm_cli.errors import ConfigError, RunError
 from cllm_cli.printable import one_line
+from cllm_cli.text.documents import AS_IT_IS, Reading
 from cllm_cli.text.store import Store, single_store
 from cllm_cli.text.survey import survey
 from cllm_cli.text.tokenized import store_facts
@@ -24,8 +25,10 @@ HEAD = 1 << 10  # bytes; `to_json` begins with the kind
 LONGEST_LINE = 1 << 20  # bytes of a line of metrics that anyone could have written
 
 
-def inspected(paths: Sequence[str], tokenizer_spec: str, stdin: BinaryIO | None = None) -> dict[str, Any]:
-    """What is in `paths`: {"event": "text" | "run" | "store" | "tokenizer", …}, ready for JSON.
+def inspected(
+    paths: Sequence[str], tokenizer_spec: str, stdin: BinaryIO | None = None, reading: Reading = AS_IT_IS
+) -> dict[str, Any]:
+    """What is in `paths`: {"event": "text" | "run" | "store" | "tokenizer", …}, ready for JSON. A text is read as told.
 
     Raises CorpusError or RunError for what cannot be read.
     """
@@ -39,7 +42,7 @@ def inspected(paths: Sequence[str], tokenizer_spec: str, stdin: BinaryIO | None 
         if is_tokenizer(path):
             return {"event": "tokenizer", **tokenizer_facts(path)}
     known = named_tokenizer(tokenizer_spec)
-    return {"event": "text", **survey(paths, tokenizer_spec, stdin, known)}
+    return {"event": "text", **survey(paths, tokenizer_spec, stdin, known, reading)}
 
 
 def named_tokenizer(spec: str) -> Tokenizer | None:

@@ -40,7 +40,8 @@ FULL_RATE_WIDTH = 256  # wider models take a learning rate that falls with the s
 
 
 def resolve(given: Settings, corpus: Corpus) -> Settings:
-    """Settings without gaps but for val, epochs, minutes, schedule_steps, stop_after, recompute and memory.
+    """Settings without gaps but for val, epochs, minutes, schedule_steps, stop_after, recompute, memory, encoding,
+    split_on, include and exclude.
 
     steps stays None where --minutes decides. Raises ConfigError for unknown names and for settings that do not fit
     together.

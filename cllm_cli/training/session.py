@@ -23,6 +23,7 @@ from cllm_cli.optim import OPTIMIZERS
 from cllm_cli.optim.base import Optimizer, Updater
 from cllm_cli.text.batches import Sampler
 from cllm_cli.text.corpus import Corpus, check_long_enough
+from cllm_cli.text.reading import reading_of
 from cllm_cli.text.sources import STANDARD_INPUT
 from cllm_cli.text.tokenized import load_corpus, store_settings
 from cllm_cli.text.tokenizers import TOKENIZERS
@@ -85,7 +86,8 @@ def start(
     known = source.read_tokenizer() if source else None
     if known and wanted.tokenizer != known.kind:
         raise ConfigError(f"--init-from needs the tokenizer of that run, {known.kind}", "leave --tokenizer out")
-    corpus = load_corpus(sources, wanted.tokenizer, wanted.val_fraction, wanted.val, stdin, known)
+    reading = reading_of(wanted)
+    corpus = load_corpus(sources, wanted.tokenizer, wanted.val_fraction, wanted.val, stdin, known, reading)
     settings = resolve(wanted, corpus)
     check_long_enough(corpus, settings.block_size or 1)
     use_threads(settings.threads or available_cores())
@@ -120,7 +122,8 @@ def resume(
     if facts["from_stdin"] and STANDARD_INPUT in map(str, sources):
         corpus = folder.read_corpus(tokenizer)
     else:
-        corpus = load_corpus(sources, stored.tokenizer, stored.val_fraction, settings.val, stdin)
+        reading = reading_of(settings)
+        corpus = load_corpus(sources, stored.tokenizer, stored.val_fraction, settings.val, stdin, reading=reading)
         if corpus.fingerprint != facts["fingerprint"]:
             raise RunError(
                 f"the corpus is not the one that {folder.path} was trained on",

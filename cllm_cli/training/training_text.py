@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cllm_cli.errors import ConfigError, CorpusError, RunError
+from cllm_cli.text.reading import reading_of
 from cllm_cli.text.sources import STANDARD_INPUT, shown
 from cllm_cli.text.tokenized import load_corpus
 from cllm_cli.text.tokenizers.base import TokenArray, Tokenizer
@@ -40,7 +41,13 @@ def training_text(folder: RunFolder, tokenizer: Tokenizer, sources: Sequence[str
         raise RunError(f"{folder.path} does not say where its training text is", REMEDY)
     try:
         corpus = load_corpus(
-            sources or known, settings.tokenizer, settings.val_fraction, val or settings.val, tokenizer=tokenizer
+            sources or known,
+            settings.tokenizer,
+            settings.val_fraction,
+            val or settings.val,
+            None,
+            tokenizer,
+            reading_of(settings),
         )
     except CorpusError as error:
         message = f"the training text of {folder.path} cannot be read again: {error.message}"

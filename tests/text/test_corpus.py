@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import random
@@ -167,18 +168,25 @@ print((after - before) * 1024 - corpus.train.nbytes - corpus.val.nbytes, corpus.
 
 @pytest.mark.slow
 @pytest.mark.parametrize("spec", ["byte", "char"])
-@pytest.mark.parametrize("kind", ["file", "folder"])
+@pytest.mark.parametrize("kind", ["file", "folder", "gzip", "utf-16", "jsonl", "csv"])
 def test_a_large_corpus_takes_little_more_than_its_tokens(tmp_path, spec, kind):
-    text = words(5, 40_000).encode()
-    repeats = 200_000_000 // len(text)
-    large = tmp_path / "large"
+    text = words(5, 40_000)
+    written = {
+        "gzip": lambda: gzip.compress(text.encode(), 1),  # one member after the other
+        "utf-16": lambda: text.encode("utf-16-le"),
+        "jsonl": lambda: json.dumps({"text": text}).encode() + b"\n",
+        "csv": lambda: f'"{text}"\n'.encode(),
+    }.get(kind, text.encode)()
+    head = {"utf-16": b"\xff\xfe", "csv": b"text\n"}.get(kind, b"")
+    repeats = 200_000_000 // len(text.encode())
+    large = tmp_path / ("large" if kind == "folder" else f"large.{kind}")
     if kind == "folder":
         large.mkdir()
-    for part in range(1 if kind == "file" else 20):
-        with (large if kind == "file" else large / f"{part}.txt").open("wb") as file:
-            file.write(str(part).encode())
-            for _ in range(repeats if kind == "file" else repeats // 20):
-                file.write(text)
+    for part in range(20 if kind == "folder" else 1):
+        with (large / f"{part}.txt" if kind == "folder" else large).open("wb") as file:
+            file.write(head or (str(part).encode() if kind == "folder" else b""))
+            for _ in range(repeats // 20 if kind == "folder" else repeats):
+                file.write(written)
     small = write(tmp_path, small_txt=text) / "small.txt"
     done = subprocess.run([sys.executable, "-c", MEASURE, spec, large, small], capture_output=True, check=True)
     beyond, tokens = map(int, done.stdout.split())

@@ -12,6 +12,7 @@ from text_files import BOM, refused, write
 
 from cllm_cli.errors import CorpusError
 from cllm_cli.text import passages
+from cllm_cli.text.documents import AS_IT_IS, Reading
 from cllm_cli.text.passages import documents_of, lines_of
 from cllm_cli.text.sources import find_files
 from cllm_cli.text.tokenizers import builder_of
@@ -107,7 +108,7 @@ def test_documents_are_whole_files(tmp_path, monkeypatch, group):
     monkeypatch.setattr(passages, "CHUNK", 2)
     write(tmp_path, a_txt=BOM + b"one\ntwo\r\n", b_txt="", c_txt="three", d_bin=b"\0\1")
     listing = find_files([tmp_path])
-    groups = list(documents_of(listing, BYTE, None))
+    groups = list(documents_of(listing, BYTE, None, AS_IT_IS, []))
     names = [str(tmp_path / name) for name in ("a.txt", "b.txt", "c.txt")]
     assert read(groups) == list(zip(names, (b"one\ntwo\r\n", b"", b"three"), strict=True))
     assert [len(found) for found in groups if found] == {1: [1, 1, 1], 7: [1, 2], 1000: [3]}[group]
@@ -116,7 +117,18 @@ def test_documents_are_whole_files(tmp_path, monkeypatch, group):
 
 def test_a_document_that_cannot_be_read_is_named_after_those_before_it(tmp_path):
     write(tmp_path, a_txt="ab", b_txt="aé")
-    groups = documents_of(find_files([tmp_path]), letters("abc"), None)
+    groups = documents_of(find_files([tmp_path]), letters("abc"), None, AS_IT_IS, [])
     assert [passage.tokens.tolist() for passage in next(groups)] == [[0, 1]]
     with pytest.raises(CorpusError, match=r"b\.txt"):
         next(groups)
+
+
+def test_rows_and_parts_are_documents_with_names_of_their_own(tmp_path):
+    rows, parts = tmp_path / "rows.jsonl", tmp_path / "parts.txt"
+    rows.write_text('{"text": "ab"}\n{"text": "c"}\n', "utf-8")
+    parts.write_text("ab--c", "utf-8")
+    reading = Reading(separator=b"--")
+    (group,) = documents_of(find_files([rows, parts]), BYTE, None, reading, [])
+    assert [bytes(passage.tokens.tolist()) for passage in group] == [b"ab", b"c"] * 2
+    assert len({passage.id for passage in group}) == 4
+    assert [passage.file for passage in group] == [str(rows)] * 2 + [str(parts)] * 2

@@ -40,6 +40,44 @@ def test_what_is_no_text_is_left_out_and_counted(tmp_path):
     assert corpus.notices[0] == "left out: 1 binary, 2 empty, 2 hidden, 2 in a run folder, 3 no regular file"
 
 
+@pytest.fixture
+def garden(tmp_path):
+    write(tmp_path, a_txt="1", b_md="2", C_TXT="3")
+    write(tmp_path / "en" / "deep", a_txt="4", x_txt="5")
+    write(tmp_path / "node" / "en", a_txt="6")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("include", "exclude", "found", "skipped"),
+    [
+        ([], [], "C.TXT a.txt b.md en/deep/a.txt en/deep/x.txt node/en/a.txt", {}),
+        (["*.txt"], [], "a.txt en/deep/a.txt en/deep/x.txt node/en/a.txt", {"not included": 2}),
+        (["*.md", "C*"], [], "C.TXT b.md", {"not included": 4}),
+        (["en/*"], [], "en/deep/a.txt en/deep/x.txt", {"not included": 4}),
+        (["*/en/*"], [], "node/en/a.txt", {"not included": 5}),
+        ([], ["en"], "C.TXT a.txt b.md", {"excluded": 2}),
+        ([], ["en/"], "C.TXT a.txt b.md", {"excluded": 2}),
+        ([], ["node/en", "x.txt"], "C.TXT a.txt b.md en/deep/a.txt", {"excluded": 2}),
+        (["*.txt"], ["a.*"], "en/deep/x.txt", {"excluded": 3, "not included": 2}),
+        (["[bC].*"], [], "C.TXT b.md", {"not included": 4}),
+    ],
+)
+def test_patterns_choose_within_folders(garden, include, exclude, found, skipped):
+    listing = sources.find_files([garden], sources.Wanted(include, exclude))
+    names = [Path(file.path).relative_to(garden).as_posix() for file in listing.files]
+    assert sorted(names) == found.split()
+    assert listing.skipped == skipped
+    slashed = sources.find_files([f"{garden}/"], sources.Wanted(include, exclude))
+    assert len(slashed.files) == len(names)
+
+
+def test_patterns_that_leave_nothing_are_told_and_named_files_always_read(garden):
+    wanted = sources.Wanted(["*.rst"], ["a.txt"])
+    refused(lambda: sources.find_files([garden], wanted), "no text in", "left out: 3 excluded, 3 not included")
+    assert sources.find_files([garden / "a.txt"], wanted).files == [sources.TextFile(str(garden / "a.txt"), True)]
+
+
 def test_a_link_to_a_file_is_read(tmp_path):
     write(tmp_path / "real", a_txt="text")
     (tmp_path / "links").mkdir()
@@ -49,11 +87,10 @@ def test_a_link_to_a_file_is_read(tmp_path):
 
 
 def test_a_file_that_is_named_is_read_even_if_it_looks_binary(tmp_path):
-    write(tmp_path, _hidden=b"a\0b", u_txt="text".encode("utf-16"))
-    assert read_corpus([tmp_path / ".hidden"], "byte", 0.5).notices == [
-        f"{tmp_path}/.hidden looks like a binary file; it is read as it is"
-    ]
-    assert "looks like UTF-16" in read_corpus([tmp_path / "u.txt"], "byte", 0.5).notices[0]
+    write(tmp_path, _hidden=b"a\0b")
+    corpus = read_corpus([tmp_path / ".hidden"], "byte", 0.5)
+    assert corpus.notices == [f"{tmp_path}/.hidden looks like a binary file; it is read as it is"]
+    assert corpus.train.tobytes() + corpus.val.tobytes() == b"a\0b"
 
 
 @pytest.mark.parametrize("spec", ["byte", "char"])

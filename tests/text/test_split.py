@@ -9,7 +9,7 @@ import pytest
 from text_files import expected_tokens, many, write
 
 from cllm_cli.text.corpus import read_corpus, tokens_of
-from cllm_cli.text.split import SPLIT_RULE, Document, choose_validation
+from cllm_cli.text.split import SPLIT_RULE, Document, Documents, choose_validation
 
 
 @pytest.mark.parametrize("spec", ["byte", "char"])
@@ -101,6 +101,19 @@ def test_documents_that_are_all_alike_are_split_all_the_same(tmp_path):
     corpus = read_corpus([tmp_path], "byte", 0.1)
     assert (corpus.train.size, corpus.val.size) == (10, 5)
     assert any("same text" in notice for notice in corpus.notices)
+
+
+def test_documents_come_back_as_they_were_put_in():
+    put = [Document(n * 2**33, n * 2**33 + 5, n, hashlib.sha256(bytes([n])).digest()) for n in range(7)]
+    documents = Documents()
+    assert not documents
+    for document in put:
+        documents.append(document)
+    assert list(documents) == put
+    assert (documents[-1], documents[2:5], documents[::-2]) == (put[-1], put[2:5], put[::-2])
+    for index in (7, -8):
+        with pytest.raises(IndexError):
+            documents[index]
 
 
 def test_a_lopsided_split_is_reported(tmp_path):

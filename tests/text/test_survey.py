@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from text_files import BOM, many, refused, words, write
 
-from cllm_cli.text import survey as module
+from cllm_cli.text import chunks
 from cllm_cli.text.corpus import read_corpus
 from cllm_cli.text.store import MAGIC
 from cllm_cli.text.survey import (
@@ -38,7 +38,7 @@ def problems(found):
 @pytest.mark.parametrize("spec", ["byte", "char"])
 @pytest.mark.parametrize("count", [1, 7])
 def test_tokens_are_those_that_training_has(tmp_path, spec, count, monkeypatch):
-    monkeypatch.setattr(module, "CHUNK", 7)
+    monkeypatch.setattr(chunks, "CHUNK", 7)
     many(tmp_path / "texts", count)
     found = survey([tmp_path / "texts"], spec)
     corpus = read_corpus([tmp_path / "texts"], spec, 0.2)
@@ -92,7 +92,7 @@ PROBLEMS = {
     NUL: (b"ab\0c", 2),
     MOJIBAKE: ("cafÃ©".encode(), 3),
     MIXED: (b"a\r\nb\nc\n", None),
-    UTF_16: ("some text".encode("utf-16"), None),
+    UTF_16: ("some text".encode("utf-16-le"), None),  # with a mark it would be decoded,
 }
 
 

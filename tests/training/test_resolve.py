@@ -23,6 +23,7 @@ def corpus(tokens, val=None):
 
 
 OPEN = {"val", "epochs", "minutes", "schedule_steps", "stop_after", "recompute", "memory"}
+OPEN |= {"encoding", "split_on", "include", "exclude"}
 
 
 @pytest.mark.parametrize("size", [10, 1_000, 100_000, 1_000_000, 100_000_000])

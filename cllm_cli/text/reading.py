@@ -1,0 +1,139 @@
+"""Reading: from files that were found to documents of UTF-8 bytes, by the contract of `documents`.
+
+Nothing said, a file's content decides: compressed bytes are decompressed, UTF-16 and UTF-32 are known by their
+byte-order mark, all else stays as it is. A file of a folder that is no text (a NUL in its first SNIFFED bytes) is left
+out and counted.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+from cllm_cli.config import Settings
+from cllm_cli.errors import ConfigError, CorpusError
+from cllm_cli.text.chunks import beyond, chunks_of, peek
+from cllm_cli.text.compression import compression_of, decompressed
+from cllm_cli.text.decoding import BOM, as_utf8, check_encoding, looks_binary, marked_encoding
+from cllm_cli.text.documents import Incoming, Reading, Source
+from cllm_cli.text.formats import AUTO, check_format, find_format, format_by_name
+from cllm_cli.text.sources import STANDARD_INPUT, Listing, TextFile, Wanted, find_files, opened
+from cllm_cli.text.store import MAGIC, no_text_but_store
+
+SNIFFED = 1 << 16
+ERRORS = ("strict", "replace")
+_ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "0": "\0", "\\": "\\"}
+
+
+def reading_of(settings: Settings) -> Reading:
+    """How these settings say that text is to be read. Raises ConfigError for names that are unknown."""
+    if settings.encoding is not None:
+        check_encoding(settings.encoding)
+    if settings.errors not in ERRORS:
+        raise ConfigError(
+            f"--errors must be {' or '.join(ERRORS)}, not {settings.errors!a}",
+            "strict refuses bytes that are none of the encoding, replace puts U+FFFD in their place",
+        )
+    check_format(settings.format)
+    return Reading(
+        encoding=settings.encoding,
+        replace=settings.errors == "replace",
+        format=settings.format,
+        field=settings.field,
+        separator=b"" if settings.split_on is None else _separator(settings.split_on),
+        include=settings.include or (),
+        exclude=settings.exclude or (),
+    )
+
+
+def files_in(sources: Sequence[str | Path], reading: Reading) -> Listing:
+    """The files that `sources` stand for."""
+    return find_files(sources, Wanted(reading.include, reading.exclude))
+
+
+def incoming(listing: Listing, reading: Reading, stdin: BinaryIO | None, notices: list[str]) -> Iterator[Incoming]:
+    """The documents in the files of `listing`, in order; what is left out is counted in it."""
+    for file in listing.files:
+        with opened(file, stdin) as stream:
+            yield from _documents(file, stream, reading, listing, notices)
+
+
+def plain_bytes(file: TextFile, reading: Reading) -> int:
+    """The size of a file whose bytes all reach the encoder as they are; 0 where they may not, or it is not known."""
+    size = file.size()
+    if not size or reading.encoding or reading.replace:
+        return 0
+    if (format_by_name(file.path) if reading.format == AUTO else reading.format) != "text":
+        return 0
+    try:
+        with Path(file.path).open("rb") as stream:
+            head = stream.read(SNIFFED)
+    except OSError:  # whoever reads it will say so
+        return 0
+    return 0 if compression_of(head) or marked_encoding(head) else size
+
+
+def _documents(
+    file: TextFile, stream: BinaryIO, reading: Reading, listing: Listing, notices: list[str]
+) -> Iterator[Incoming]:
+    head, chunks = peek(chunks_of(stream), SNIFFED)
+    if file.named and head.startswith(MAGIC):
+        raise no_text_but_store(file.name)
+    compression = compression_of(head)
+    if compression:
+        head, chunks = peek(decompressed(chunks, compression, file.name), SNIFFED)
+        if compression_of(head):
+            raise CorpusError(
+                f"{file.name} is compressed twice", "decompress it once and give the result, or leave it out: --exclude"
+            )
+    if not head:
+        listing.skipped["empty"] += 1
+        return
+    seekable = stream if not compression and file.path != STANDARD_INPUT and stream.seekable() else None
+    form = find_format(reading.format, file.path, head, seekable)
+    source = Source(file.name, chunks, file=seekable, skipped=listing.skipped)
+    if form.text:
+        encoding = reading.encoding or marked_encoding(head)
+        strict = reading.encoding is None and not reading.replace and not file.named
+        binary = looks_binary(head, encoding, "strict" if strict else "replace")
+        if binary and not file.named:
+            listing.skipped["binary"] += 1
+            return
+        if encoding or reading.replace:
+            chunks = as_utf8(chunks, encoding or "utf-8", reading.replace, file.name)
+        elif head.startswith(BOM):
+            source.offset = len(BOM)
+            chunks = beyond(chunks, len(BOM))
+        first, source.chunks = peek(chunks, 1)
+        if not first:
+            listing.skipped["empty"] += 1
+            return
+        if binary and encoding is None and form.name == "text":
+            notices.append(f"{file.name} looks like a binary file; it is read as it is")
+    yield from form.documents(source, reading)
+
+
+def _separator(written: str) -> bytes:
+    r"""The bytes of `--split-on`, in which \n \r \t \0 \\ \xHH and \uHHHH stand for characters."""
+
+    def character(match: re.Match[str]) -> str:
+        code = match[1]
+        if len(code) > 1:
+            return chr(int(code[1:], 16))
+        if code not in _ESCAPES:
+            raise ConfigError(
+                f"--split-on has an escape that is unknown: {match[0]!a}",
+                r"known: \n \r \t \0 \xHH \uHHHH, and \\ for a backslash",
+            )
+        return _ESCAPES[code]
+
+    text = re.sub(r"\\(x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|.|$)", character, written, flags=re.DOTALL)
+    try:
+        separator = text.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"--split-on has half of a character, {text[error.start]!a}", "give whole ones") from error
+    if not separator:
+        raise ConfigError("--split-on is empty", r"give the text between two documents, for example --split-on '\n\n'")
+    return separator
