@@ -1,12 +1,15 @@
 """From text to tokens: read files, folders or standard input, learn the tokenizer, split off validation.
 
-Everything is read once, in chunks. Memory: the tokens, one block of 32 MiB more, and a few MiB for the chunk in hand.
+Everything is read in chunks: once, or twice where the tokenizer must see all of it before there are ids; standard input
+then waits in a file without a name. Memory: the tokens, one block of 32 MiB more, and a few MiB for the chunk in hand.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,15 +20,17 @@ from cllm_cli.text.sources import (
     BOM,
     CHUNK,
     SNIFFED,
+    STANDARD_INPUT,
     UTF_16_MARKS,
     Listing,
+    TextFile,
     find_files,
     no_text,
     opened,
 )
 from cllm_cli.text.split import SPLIT_RULE, Document, choose_validation, end_of_one, fingerprint_of
 from cllm_cli.text.tokenizers import builder_of
-from cllm_cli.text.tokenizers.base import Encoder, TokenArray, Tokenizer, count_bytes
+from cllm_cli.text.tokenizers.base import Builder, Encoder, TokenArray, Tokenizer, count_bytes
 
 TRAIN, VAL = 0, 1
 
@@ -95,12 +100,18 @@ def read_corpus(
     Raises ConfigError for an unknown tokenizer, CorpusError for text that is missing, unreadable, empty or cannot be
     encoded. `stdin` stands in for the process's own standard input.
     """
-    learned = builder_of(tokenizer_spec)
-    encoder: Encoder = learned if tokenizer is None else tokenizer.encoder()
+    learned = builder_of(tokenizer_spec) if tokenizer is None else None
     listing = find_files(sources)
     val_listing = Listing([]) if val is None else find_files([val])
     if listing.has_stdin and val_listing.has_stdin:
         raise CorpusError("standard input cannot be both training and validation text", "give --val a file")
+    if learned and learned.surveys:
+        with _readable_twice(listing, stdin) as again:
+            surveyed = _surveyed(listing, learned, again)
+            corpus = read_corpus(sources, tokenizer_spec, val_fraction, val, again, surveyed)
+        corpus.notices[:0] = learned.notices()
+        return corpus
+    encoder: Encoder = learned or tokenizer.encoder()  # type: ignore[union-attr]  # one of them is there
     notices: list[str] = []
     pile = Pile(_expected_tokens(encoder, listing, val_listing))
     documents = _read(listing, encoder, pile, stdin, notices)
@@ -112,10 +123,12 @@ def read_corpus(
     listing.skipped.update(val_listing.skipped)
     if listing.skipped:
         notices.append(f"left out: {listing.left_out()}")
+    notices += encoder.notices()
 
     table = None
-    if tokenizer is None:
+    if learned:
         tokenizer, table = learned.finish(end_of_text=len(documents) > 1)
+    assert tokenizer
     end = tokenizer.end_of_text if len(documents) > 1 else None
     if len(documents) > 1 and end is None:
         notices.append(f"the tokenizer has no end-of-text id: {len(documents)} documents follow one another without")
@@ -151,7 +164,7 @@ def read_corpus(
         tokenizer=tokenizer,
         documents=len(documents) + len(val_documents),
         fingerprint=fingerprint_of(documents, val_documents),
-        train_bytes=size - val_bytes,
+        train_bytes=count_bytes(train, tokenizer),
         val_bytes=val_bytes,
         from_stdin=listing.has_stdin or val_listing.has_stdin,
         skipped=dict(listing.skipped),
@@ -174,6 +187,7 @@ def tokens_of(sources: Sequence[str | Path], tokenizer: Tokenizer, stdin: Binary
         raise no_text(sources[0], listing)
     if listing.skipped:
         notices.append(f"left out: {listing.left_out()}")
+    notices += encoder.notices()
     if len(documents) > 1 and tokenizer.end_of_text is None:
         notices.append(f"the tokenizer has no end-of-text id: {len(documents)} documents are scored as one text")
     end = tokenizer.end_of_text if len(documents) > 1 else None
@@ -251,9 +265,42 @@ def _read(listing: Listing, encoder: Encoder, pile: Pile, stdin: BinaryIO | None
                 size += len(chunk)
                 pile.append(encoder.encode(chunk), encoder.size)
                 chunk = _chunk(stream)
-            encoder.end()
+            pile.append(encoder.end(), encoder.size)
             documents.append(Document(start, pile.size, size, digest.digest()))
     return documents
+
+
+def _surveyed(listing: Listing, learned: Builder, stdin: BinaryIO | None) -> Tokenizer:
+    """The tokenizer that is learned from all text in `listing`, which is counted nowhere; `stdin` is rewound."""
+    try:
+        documents = _read(Listing(listing.files), learned, Pile(), stdin, [])
+        if stdin is not None and listing.has_stdin:
+            stdin.seek(0)
+    except BaseException:
+        learned.abandon()
+        raise
+    return learned.finish(end_of_text=len(documents) > 1)[0]
+
+
+@contextmanager
+def _readable_twice(listing: Listing, stdin: BinaryIO | None) -> Iterator[BinaryIO | None]:
+    """Standard input in a file without a name, if it is among the text; else just `stdin`."""
+    if not listing.has_stdin:
+        yield stdin
+        return
+    with tempfile.TemporaryFile() as kept:
+        with opened(TextFile(STANDARD_INPUT, named=True), stdin) as stream:
+            while chunk := _chunk(stream):
+                try:
+                    kept.write(chunk)
+                except OSError as error:
+                    raise CorpusError(
+                        f"cannot keep standard input to read it twice: {error.strerror}",
+                        "name a file instead, or set TMPDIR to a folder with more room",
+                    ) from error
+        kept.seek(0)
+        # Its raw file is a FileIO, its own type a buffer over it, which has read1.
+        yield kept  # type: ignore[misc]
 
 
 def _chunk(stream: BinaryIO) -> bytes:
@@ -269,7 +316,7 @@ def _chunk(stream: BinaryIO) -> bytes:
 
 def _expected_tokens(encoder: Encoder, *listings: Listing) -> int:
     """An upper bound of the number of tokens, or 0 where none is known or it would be of no use."""
-    if not encoder.final or any(len(listing.files) > 1 for listing in listings):
+    if not (encoder.final and encoder.dense) or any(len(listing.files) > 1 for listing in listings):
         return 0
     return sum(file.size() for listing in listings for file in listing.files)
 

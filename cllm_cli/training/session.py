@@ -21,11 +21,13 @@ from cllm_cli.model.init import initialize
 from cllm_cli.model.recompute import NONE
 from cllm_cli.optim import OPTIMIZERS
 from cllm_cli.optim.base import Optimizer, Updater
+from cllm_cli.printable import one_line
 from cllm_cli.text.batches import Sampler
 from cllm_cli.text.corpus import Corpus, check_long_enough, read_corpus
 from cllm_cli.text.sources import STANDARD_INPUT
 from cllm_cli.text.tokenizers import TOKENIZERS
 from cllm_cli.text.tokenizers.base import Tokenizer, token_dtype
+from cllm_cli.text.tokenizers.char import CharTokenizer
 from cllm_cli.training import checkpoint
 from cllm_cli.training.checkpoint import FREE, Progress
 from cllm_cli.training.memory import choose_recompute
@@ -81,8 +83,10 @@ def start(
     inherited = _sizes_of(source) if source else {}
     wanted = make_settings(inherited, given)
     known = source.read_tokenizer() if source else None
-    if known and wanted.tokenizer != known.kind:
-        raise ConfigError(f"--init-from needs the tokenizer of that run, {known.kind}", "leave --tokenizer out")
+    if known and wanted.tokenizer != inherited["tokenizer"]:
+        raise ConfigError(
+            f"--init-from needs the tokenizer of that run, {one_line(inherited['tokenizer'])}", "leave --tokenizer out"
+        )
     corpus = read_corpus(sources, wanted.tokenizer, wanted.val_fraction, wanted.val, stdin, known)
     settings = resolve(wanted, corpus)
     check_long_enough(corpus, settings.block_size or 1)
@@ -118,7 +122,10 @@ def resume(
     if facts["from_stdin"] and STANDARD_INPUT in map(str, sources):
         corpus = folder.read_corpus(tokenizer)
     else:
-        corpus = read_corpus(sources, stored.tokenizer, stored.val_fraction, settings.val, stdin)
+        # The run's own tokenizer, since what it was made from may be gone, or is learned again in minutes; one that
+        # knows only the characters of its text could not even read another text, which the fingerprint tells of.
+        known = None if isinstance(tokenizer, CharTokenizer) else tokenizer
+        corpus = read_corpus(sources, stored.tokenizer, stored.val_fraction, settings.val, stdin, known)
         if corpus.fingerprint != facts["fingerprint"]:
             raise RunError(
                 f"the corpus is not the one that {folder.path} was trained on",

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import pytest
+from tokenizer_files import spec_of
 
 from cllm_cli.text import pile
+from cllm_cli.text.tokenizers import TOKENIZERS
 
 
 @pytest.fixture
@@ -11,3 +13,22 @@ def small_steps(monkeypatch):
     monkeypatch.setattr("cllm_cli.text.corpus.CHUNK", 5)
     monkeypatch.setattr(pile, "BLOCK", 16)
     monkeypatch.setattr(pile, "PIECE", 3)
+
+
+@pytest.fixture(scope="session")
+def specs(tmp_path_factory):
+    """A function from a registered tokenizer's name to a specification, made once."""
+    made = {}
+
+    def spec(kind):
+        if kind not in made:
+            made[kind] = spec_of(kind, tmp_path_factory.mktemp("tokenizer"))
+        return made[kind]
+
+    return spec
+
+
+@pytest.fixture(params=list(TOKENIZERS))
+def spec(request, specs):
+    """Every registered tokenizer in turn."""
+    return specs(request.param)
