@@ -300,7 +300,7 @@ def _readable_twice(listing: Listing, stdin: BinaryIO | None) -> Iterator[Binary
                     ) from error
         kept.seek(0)
         # Its raw file is a FileIO, its own type a buffer over it, which has read1.
-        yield kept  # type: ignore[misc]
+        yield kept
 
 
 def _chunk(stream: BinaryIO) -> bytes:

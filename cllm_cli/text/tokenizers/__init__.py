@@ -23,8 +23,8 @@ TOKENIZERS = Registry(
         "char": Entry("cllm_cli.text.tokenizers.char:CharTokenizer", "one id for every character seen in the corpus"),
         "bpe": Entry(
             "cllm_cli.text.tokenizers.bpe:BpeTokenizer",
-            "`bpe:SIZE` learns that many ids for bytes and frequent pairs of them; so does a `vocab.json` of GPT-2 with "
-            "its `merges.txt`, or their folder, without learning (`pip install 'cllm[tokenizers]'`)",
+            "`bpe:SIZE` learns that many ids for bytes and frequent pairs of them; a `vocab.json` of GPT-2 with its "
+            "`merges.txt`, or their folder, has them (`pip install 'cllm[tokenizers]'`)",
         ),
         "huggingface": Entry(
             "cllm_cli.text.tokenizers.huggingface:HuggingFaceTokenizer",
@@ -41,7 +41,8 @@ TOKENIZERS = Registry(
 def builder_of(spec: str) -> Builder:
     """What learns the tokenizer that `spec` names from a corpus, or has it from a file.
 
-    `spec` is a name ("byte"), a name and what it needs ("bpe:4096"), or the path of a file or folder. Raises ConfigError.
+    `spec` is a name ("byte"), a name and what it needs ("bpe:4096"), or the path of a file or folder. Raises
+    ConfigError.
     """
     name, colon, argument = spec.partition(":")
     if name not in TOKENIZERS and _is_path(spec):

@@ -42,7 +42,7 @@ class BpeTokenizer(TableTokenizer):
     kind: ClassVar[str] = "bpe"
     argument: ClassVar[str] = "SIZE"
     lossless = True
-    drops_space = False  # type: ignore[assignment]  # known here, probed for others
+    drops_space = False  # known here, probed for others
 
     def __init__(
         self,

@@ -4,8 +4,8 @@ Tokenizers for words first split text into stretches that no token crosses: word
 before a space between words or, where there is none, before a blank or a punctuation mark after a word, so the ids of
 all pieces are those of the whole. Only where a piece's length of text has no such place is it cut at that length.
 
-Where the cuts are follows from the document alone, not from the chunks in which it comes. Bytes that are no UTF-8 become
-surrogates (PEP 383), which no text in UTF-8 has.
+Where the cuts are follows from the document alone, not from the chunks in which it comes. Bytes that are no UTF-8
+become surrogates (PEP 383), which no text in UTF-8 has.
 """
 
 from __future__ import annotations

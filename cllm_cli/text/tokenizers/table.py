@@ -57,7 +57,7 @@ class TableTokenizer(Tokenizer):
 
     @functools.cached_property
     def drops_space(self) -> bool:
-        """Whether text is encoded as if a space stood before it, so that two words are their ids one after the other."""
+        """Whether text is encoded as if a space stood before it: two words are the ids of one, then of the other."""
         first, second, both = (ids.tolist() for ids in self.encode_texts(["the", "cat", "the cat"]))
         return bool(first + second == both)
 
@@ -141,8 +141,8 @@ class TableEncoder:
         if not self._altered:
             return []
         return [
-            f"{self._altered} of {self._documents} documents do not come back from this tokenizer as they are; bits per "
-            "byte count the bytes that do"
+            f"{self._altered} of {self._documents} documents do not come back from this tokenizer as they are; bits "
+            "per byte count the bytes that do"
         ]
 
     def abandon(self) -> None:
