@@ -172,7 +172,8 @@ def test_a_reader_that_fails_leaves_no_thread_behind():
     pytest.importorskip("tokenizers")
     builder = builder_of("bpe:300")
     builder.begin("text")
-    builder.encode(b"some text")
+    for _ in range(20):
+        builder.encode(b"some text" * 10_000)
     builder.abandon()
     assert not builder._learner.is_alive()
 

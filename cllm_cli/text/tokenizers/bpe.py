@@ -8,6 +8,7 @@ Learners")
 
 from __future__ import annotations
 
+import contextlib
 import json
 import queue
 import threading
@@ -150,9 +151,12 @@ class BpeBuilder:
         return [f"the text has pairs for {self._learned:,} ids, not for {self._wanted:,}: that many the tokenizer has"]
 
     def abandon(self) -> None:
+        # A full queue wakes the learner too. It is waited for, since the interpreter must not end while the library is
+        # about to call it; the text that the library has taken already is counted until then, a few MiB.
         self._abandoned = True
+        with contextlib.suppress(queue.Full):
+            self._texts.put_nowait(None)
         if self._learner:
-            self._texts.put(None)
             self._learner.join()
 
     def finish(self, end_of_text: bool) -> tuple[Tokenizer, TokenArray | None]:
@@ -191,7 +195,7 @@ class BpeBuilder:
         """What the builder is given, until it has all."""
         while not self._ended:
             texts = self._texts.get()
-            if texts is None:
+            if texts is None or self._abandoned:
                 self._ended = True
             else:
                 yield texts
