@@ -25,7 +25,7 @@ from tokenizer_files import (
     write_gpt2,
 )
 
-from cllm_cli.errors import ConfigError, RunError
+from cllm_cli.errors import ConfigError, CorpusError, RunError
 from cllm_cli.text.tokenizers import builder_of, cutting, tokenizer_from_json
 from cllm_cli.text.tokenizers.base import count_bytes
 from cllm_cli.text.tokenizers.byte import continues
@@ -388,6 +388,33 @@ def test_without_its_library_a_tokenizer_says_what_to_install(specs, monkeypatch
         with pytest.raises(ConfigError, match=f"needs the package {extra}") as caught:
             action()
         assert caught.value.hint == f"pip install 'cllm[{extra}]'"
+
+
+def test_generation_starts_from_something_where_line_ends_are_dropped(tmp_path):
+    (tmp_path / "some.model").write_bytes(
+        sentence_pieces(normalization_rule_name="nmt_nfkc", remove_extra_whitespaces=True, add_dummy_prefix=True)
+    )
+    tokenizer, _ = learned(str(tmp_path), [b"text"])
+    assert tokenizer.encode("\n").size == 0
+    assert tokenizer.first_token() == tokenizer.encode("a")[0]
+
+
+def test_bytes_of_the_command_line_stay_bytes(bpe):
+    assert bpe.decode_bytes(bpe.encode(b"caf\xe9".decode("utf-8", "surrogateescape"))) == b"caf\xe9"
+    with pytest.raises(CorpusError, match=r"\\ud800"):
+        bpe.encode("a\ud800")
+
+
+def test_learning_needs_little_memory_beside_its_counts(monkeypatch):
+    """No more text is in hand than the queue and the library's own buffer hold."""
+    pytest.importorskip("tokenizers")
+    builder = builder_of("bpe:300")
+    sizes = []
+    put = builder._texts.put
+    monkeypatch.setattr(builder._texts, "put", lambda texts: (sizes.append(builder._texts.qsize()), put(texts)))
+    ids_of(builder, [b"some text " * 1000] * 200)
+    assert builder.finish(False)[0].decode_bytes([97]) == b"a"
+    assert max(sizes) <= 8
 
 
 # Stored tokenizers

@@ -27,6 +27,7 @@ BYTES = 256
 MOST_LEARNED = 1_000_000
 LEAST_COUNT = 2  # of a pair: one that is there once teaches nothing
 WAITING = 8  # chunks that may wait for the library
+LEARNED_PIECE = 1 << 11  # characters: the library takes a few hundred pieces in advance, and cannot be stopped in them
 
 # GPT-2 writes bytes as printable characters: those that are some in Latin-1 as themselves, the others from U+0100 on.
 _PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
@@ -131,11 +132,11 @@ class BpeBuilder:
         self._learner: threading.Thread | None = None
         self._failure: BaseException | None = None
         self._abandoned = self._ended = False
-        self._cutter = Cutter()
+        self._cutter = Cutter(most=LEARNED_PIECE)
         self._learned = 0
 
     def begin(self, name: str, offset: int = 0) -> None:
-        self._cutter = Cutter()
+        self._cutter = Cutter(most=LEARNED_PIECE)
 
     def encode(self, chunk: bytes) -> TokenArray:
         self._count(self._cutter.push(chunk))
@@ -152,7 +153,7 @@ class BpeBuilder:
 
     def abandon(self) -> None:
         # A full queue wakes the learner too. It is waited for, since the interpreter must not end while the library is
-        # about to call it; the text that the library has taken already is counted until then, a few MiB.
+        # about to call it; the text that the library has taken already is counted until then.
         self._abandoned = True
         with contextlib.suppress(queue.Full):
             self._texts.put_nowait(None)

@@ -30,10 +30,11 @@ DROPPED_CUTS = (re.compile(r"(?<=\S) (?=\S)"),)
 
 class Cutter:
     """Bytes of one document in, pieces out. `drops_space`: the tokenizer puts a space before each piece by itself, so
-    that the one at a cut belongs to neither side.
+    that the one at a cut belongs to neither side. `most`: characters in a piece, instead of `PIECE`.
     """
 
-    def __init__(self, drops_space: bool = False) -> None:
+    def __init__(self, drops_space: bool = False, most: int | None = None) -> None:
+        self._most = PIECE if most is None else most
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="surrogateescape")
         self._cuts = DROPPED_CUTS if drops_space else CUTS
         self._drops_space = drops_space
@@ -52,16 +53,16 @@ class Cutter:
 
     def _taken(self) -> list[str]:
         pieces, start, text = [], 0, self._rest
-        while len(text) - start > PIECE:
+        while len(text) - start > self._most:
             stop = self._cut(text, start)
             pieces.append(text[start:stop])
-            start = stop + (self._drops_space and stop < start + PIECE)
+            start = stop + (self._drops_space and stop < start + self._most)
         self._rest = text[start:]
         return pieces
 
     def _cut(self, text: str, start: int) -> int:
-        """The last place for a cut in the piece that begins at `start`; `PIECE` away where there is none."""
-        end = start + PIECE
+        """The last place for a cut in the piece that begins at `start`; its end where there is none."""
+        end = start + self._most
         for cut in self._cuts:
             for first in (max(start + 1, end - NEAR), start + 1):
                 places = [found.start() for found in cut.finditer(text, first, end)]
