@@ -26,8 +26,9 @@ from cllm_cli.text.tokenizers.table import MOST_IDS, TableTokenizer, checked_end
 BYTES = 256
 MOST_LEARNED = 1_000_000
 LEAST_COUNT = 2  # of a pair: one that is there once teaches nothing
+PATIENCE = 2.0  # seconds
 WAITING = 8  # chunks that may wait for the library
-LEARNED_PIECE = 1 << 11  # characters: the library takes a few hundred pieces in advance, and cannot be stopped in them
+LEARNED_PIECE = 1 << 11  # characters: the library takes a few hundred pieces in advance
 
 # GPT-2 writes bytes as printable characters: those that are some in Latin-1 as themselves, the others from U+0100 on.
 _PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
@@ -152,13 +153,14 @@ class BpeBuilder:
         return [f"the text has pairs for {self._learned:,} ids, not for {self._wanted:,}: that many the tokenizer has"]
 
     def abandon(self) -> None:
-        # A full queue wakes the learner too. It is waited for, since the interpreter must not end while the library is
-        # about to call it; the text that the library has taken already is counted until then.
+        # A full queue wakes the learner too. The library then learns from what it has, whatever it is told, and takes
+        # Python's lock once more at its end, which must not be while the interpreter ends: hence the wait. Where there
+        # is much to learn that end is far, and nobody who stopped a run waits for it.
         self._abandoned = True
         with contextlib.suppress(queue.Full):
             self._texts.put_nowait(None)
         if self._learner:
-            self._learner.join()
+            self._learner.join(PATIENCE)
 
     def finish(self, end_of_text: bool) -> tuple[Tokenizer, TokenArray | None]:
         self._count([])
@@ -192,14 +194,14 @@ class BpeBuilder:
             for _ in self._given():
                 pass
 
-    def _given(self) -> Iterator[list[str]]:
+    def _given(self) -> Iterator[str]:
         """What the builder is given, until it has all."""
         while not self._ended:
             texts = self._texts.get()
             if texts is None or self._abandoned:
                 self._ended = True
             else:
-                yield texts
+                yield from texts
         if self._abandoned and not self._failure:
             raise EOFError("reading failed")
 
