@@ -277,9 +277,13 @@ def test_random_json_never_breaks_out_of_our_errors():
     rng = random.Random(3)
     values = [None, True, 0, 1, 2, 256, 257, -1, 1.5, "", "a", "ab", "byte", "char", "\ud800", [], {}, [1], 10**30]
     for _ in range(2000):
-        keys = ["kind", "vocab_size", "end_of_text", "characters", "x"]
+        keys = ["kind", "vocab_size", "end_of_text", "characters", "tokens", "merges", "tokenizer", "model", "x"]
         facts = {key: rng.choice(values) for key in keys if rng.random() < 0.8}
-        facts["kind"] = rng.choice(["byte", "char", facts.get("kind")])
+        facts["kind"] = rng.choice([*TOKENIZERS, facts.get("kind")])
+        if rng.random() < 0.5:
+            own = {"char": ["characters"], "bpe": ["tokens", "merges"], "huggingface": ["tokenizer"]}
+            kept = {"kind", "vocab_size", "end_of_text", *own.get(str(facts["kind"]), ["model"])}
+            facts = {key: rng.choice(values) if key not in facts else facts[key] for key in kept}
         try:
             tokenizer_from_json(facts)
         except CllmError:

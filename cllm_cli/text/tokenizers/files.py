@@ -90,7 +90,9 @@ def _gpt2(vocabulary: Path, merges: Path) -> Builder:
     if len(set(ids.values())) != len(ids):
         raise ValueError("its ids are not distinct")
     lines = _read(merges).decode("utf-8").splitlines()
-    pairs = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
+    if lines and lines[0].startswith("#version"):
+        del lines[0]
+    pairs = [tuple(line.split(" ")) for line in lines if line]
     if not all(len(pair) == 2 and pair[0] in ids and pair[1] in ids for pair in pairs):
         raise ValueError(f"a line of {one_line(merges.name)} is no pair of its tokens")
     made = {left + right for left, right in pairs}
