@@ -417,6 +417,31 @@ def test_learning_needs_little_memory_beside_its_counts(monkeypatch):
     assert max(sizes) <= 8
 
 
+def test_the_tokenizer_of_a_run_can_be_used_again(bpe, tmp_path):
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(bpe.to_json()))
+    again, ids = learned(str(tmp_path), [b"the cat"], True)
+    assert again.digest() == bpe.digest()
+    assert ids.tolist() == bpe.encode("the cat").tolist()
+    path.write_text(json.dumps({**bpe.to_json(), "merges": 5}))
+    with pytest.raises(ConfigError, match="damaged: its merges"):
+        builder_of(str(path))
+    path.write_text('{"kind": "byte", "vocab_size": 256, "end_of_text": null}')
+    with pytest.raises(ConfigError, match="--tokenizer byte"):
+        builder_of(str(path))
+
+
+def test_a_sentencepiece_model_without_byte_pieces_counts_what_it_loses(tmp_path):
+    (tmp_path / "some.model").write_bytes(sentence_pieces(byte_fallback=False, vocab_size=100))
+    builder = builder_of(str(tmp_path))
+    kept = ids_of(builder, ["the 猫".encode()])
+    lost = ids_of(builder, [b"the \xff", "\u0f00".encode()])
+    tokenizer, _ = builder.finish(False)
+    assert tokenizer.decode(kept) == "the 猫"
+    assert tokenizer.decode(lost).startswith("the \ufffd")
+    assert builder.notices()[0].startswith("1 of 2 documents")
+
+
 # Stored tokenizers
 
 

@@ -1,6 +1,7 @@
 """Tokenizers that are there as files, told apart by what is in them.
 
 - `tokenizer.json` of the library `tokenizers`: a JSON object with a `model`;
+- `tokenizer.json` of a run of ours: a JSON object with a `kind`;
 - GPT-2's `vocab.json` (a JSON object of ids by token) and `merges.txt` (a pair of tokens a line), side by side;
 - a SentencePiece model: a Protocol Buffers message whose first field is a piece, so that its first byte is 0x0A;
 - a folder that holds one of these.
@@ -12,10 +13,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from cllm_cli.errors import ConfigError
+from cllm_cli.errors import ConfigError, RunError
 from cllm_cli.printable import one_line
 from cllm_cli.text.tokenizers.base import Builder
-from cllm_cli.text.tokenizers.table import TableEncoder, end_among
+from cllm_cli.text.tokenizers.table import TableEncoder, TableTokenizer, end_among
 
 LARGEST = 64 << 20  # bytes of a tokenizer's file that anyone could mean
 MODEL_START = b"\n"
@@ -39,6 +40,8 @@ def builder_from(path: str) -> Builder:
             from cllm_cli.text.tokenizers.huggingface import builder_of as from_description
 
             return from_description(facts, _named_ends(place.parent))
+        if "kind" in facts:
+            return _of_a_run(facts)
         return _gpt2(place, place.with_name("merges.txt"))
     except ValueError as error:
         raise ConfigError(f"{name} is no tokenizer: {error}", KINDS) from error
@@ -106,6 +109,19 @@ def _gpt2(vocabulary: Path, merges: Path) -> Builder:
     if fault:
         raise ValueError(fault)
     return TableEncoder(BpeTokenizer(tokens, ranked, end_among(specials, _named_ends(vocabulary.parent))))
+
+
+def _of_a_run(facts: dict[str, Any]) -> Builder:
+    """Raises ValueError where it is damaged, or is one that every corpus makes anew."""
+    from cllm_cli.text.tokenizers import tokenizer_from_json
+
+    try:
+        made = tokenizer_from_json(facts)
+    except RunError as error:
+        raise ValueError(error.message) from error
+    if not isinstance(made, TableTokenizer):
+        raise ValueError(f"it is a run's own, and of the kind --tokenizer {made.kind}")
+    return TableEncoder(made)
 
 
 def _named_ends(folder: Path) -> list[str]:
