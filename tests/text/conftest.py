@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from tokenizer_files import spec_of
+from tokenizer_files import learned, prose, spec_of
 
 from cllm_cli.text import pile
 from cllm_cli.text.tokenizers import TOKENIZERS
@@ -32,3 +32,10 @@ def specs(tmp_path_factory):
 def spec(request, specs):
     """Every registered tokenizer in turn."""
     return specs(request.param)
+
+
+@pytest.fixture(scope="session")
+def bpe():
+    """A tokenizer that was learned from some text of ours, with an end of text."""
+    pytest.importorskip("tokenizers")
+    return learned("bpe:320", [prose(3, 300).encode()], True)[0]
