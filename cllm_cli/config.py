@@ -80,7 +80,7 @@ class Settings:
     vocab_size: int | None = _setting(None, MODEL, "rows of the embedding (default: the tokenizer's vocabulary)", low=1)
     dropout: float | None = _setting(None, MODEL, "share of activations dropped while training", low=0, below=1)
 
-    tokenizer: str = _setting("byte", DATA, "how text becomes tokens: byte or char")
+    tokenizer: str = _setting("byte", DATA, "how text becomes tokens: byte, char, bpe:SIZE, or a tokenizer's file")
     val_fraction: float = _setting(
         0.1, DATA, "share of the text kept for validation", above=0, below=1, aliases=("val-split",)
     )

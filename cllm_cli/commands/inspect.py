@@ -22,7 +22,7 @@ def inspect(
         ),
     ],
     tokenizer: Annotated[
-        str, typer.Option("--tokenizer", metavar="SPEC", help="Of a text: byte, char, or a run's tokenizer.json.")
+        str, typer.Option("--tokenizer", metavar="SPEC", help="Of a text: byte, char, bpe:SIZE, or a path.")
     ] = "byte",
     json: Json = False,
     quiet: Quiet = False,

@@ -12,6 +12,7 @@ import typer
 from cllm_cli.commands.options import Debug, Json, Quiet, with_settings
 from cllm_cli.config import TEXT, make_settings
 from cllm_cli.errors import ConfigError, Interrupted
+from cllm_cli.text.tokenizers import TOKENIZERS
 
 
 @functools.partial(with_settings, group=TEXT)
@@ -23,7 +24,7 @@ def tokenize(
     ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The token store to write.")],
     tokenizer: Annotated[
-        str, typer.Option("--tokenizer", metavar="SPEC", help="byte, char, or a run's tokenizer.json.")
+        str, typer.Option("--tokenizer", metavar="SPEC", help="byte, char, bpe:SIZE, or the path of a tokenizer.")
     ] = "byte",
     val_fraction: Annotated[
         float, typer.Option("--val-fraction", metavar="X", help="Share of the text kept for validation.")
@@ -41,9 +42,9 @@ def tokenize(
 ) -> None:
     """Write text as tokens once, in a file that cllm train maps."""
     chosen = make_settings({**settings, "tokenizer": tokenizer, "val_fraction": val_fraction, "val": val})
-    if ids and not tokenizer.endswith(".json"):
+    if ids and tokenizer in TOKENIZERS:
         raise ConfigError(
-            "--ids needs the tokenizer of the ids, which their files do not hold", "add --tokenizer FILE.json"
+            "--ids needs the tokenizer of the ids, which their files do not hold", "add --tokenizer and its path"
         )
 
     from cllm_cli.reporting.inspection import show_inspection
@@ -54,13 +55,13 @@ def tokenize(
     from cllm_cli.text.store import Store, check_place
     from cllm_cli.text.tokenized import corpus_chunks, store_facts
     from cllm_cli.training.durable import write_file
-    from cllm_cli.training.inspection import named_tokenizer
+    from cllm_cli.training.inspection import named_tokenizer, tokenizer_of_ids
     from cllm_cli.training.records import json_line
     from cllm_cli.training.signals import StopSignals
 
     reading = reading_of(chosen)
     check_place(out, force)
-    known = named_tokenizer(tokenizer)
+    known = tokenizer_of_ids(tokenizer) if ids else named_tokenizer(tokenizer)
     spec = known.kind if known else tokenizer
     stdin = getattr(sys.stdin, "buffer", None)
     with StopSignals(patient=False) as signals:
@@ -69,6 +70,8 @@ def tokenize(
                 read = read_ids(corpus, known, chosen.val_fraction, val)
             else:
                 read = read_corpus(corpus, spec, chosen.val_fraction, val, stdin, known, reading, contents=True)
+            # A store needs no other file: it has its tokenizer, and of one that was a file only the kind is noted.
+            spec = spec if spec.partition(":")[0] in TOKENIZERS else read.tokenizer.kind
             chunks = corpus_chunks(read, spec, None if val else chosen.val_fraction)
             write_file(out, chunks, hint="make room there, or choose another --out; nothing was written")
         except KeyboardInterrupt:

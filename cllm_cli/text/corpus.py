@@ -1,6 +1,7 @@
 """From text to tokens: read files, folders or standard input, learn the tokenizer, split off validation.
 
-Everything is read once, in chunks. Memory: the tokens, one block of 32 MiB more, and a few MiB for the chunk in hand.
+Everything is read in chunks: once, or twice where the tokenizer must see all of it before there are ids; standard input
+then waits in a file without a name. Memory: the tokens, one block of 32 MiB more, and a few MiB for the chunk in hand.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from typing import Any, BinaryIO
 from cllm_cli.errors import CorpusError, RunError
 from cllm_cli.text.documents import AS_IT_IS, Reading
 from cllm_cli.text.pile import Pile, Span
-from cllm_cli.text.reading import files_in, incoming, plain_bytes
+from cllm_cli.text.reading import files_in, incoming, plain_bytes, readable_twice
 from cllm_cli.text.sources import Listing, no_text
 from cllm_cli.text.split import SPLIT_RULE, Document, Documents, choose_validation, end_of_one, fingerprint_of
 from cllm_cli.text.store import DocumentTable, document_table
 from cllm_cli.text.tokenizers import builder_of
-from cllm_cli.text.tokenizers.base import Encoder, TokenArray, Tokenizer, count_bytes
+from cllm_cli.text.tokenizers.base import Builder, Encoder, TokenArray, Tokenizer, count_bytes
 
 TRAIN, VAL = 0, 1
 
@@ -94,12 +95,18 @@ def read_corpus(
     Raises ConfigError for an unknown tokenizer, CorpusError for text that is missing, unreadable, empty or cannot be
     encoded. `stdin` stands in for the process's own standard input.
     """
-    learned = builder_of(tokenizer_spec)
-    encoder: Encoder = learned if tokenizer is None else tokenizer.encoder()
+    learned = builder_of(tokenizer_spec) if tokenizer is None else None
     listing = files_in(sources, reading)
     val_listing = Listing([]) if val is None else files_in([val], reading)
     if listing.has_stdin and val_listing.has_stdin:
         raise CorpusError("standard input cannot be both training and validation text", "give --val a file")
+    if learned and learned.surveys:
+        with readable_twice(listing, stdin) as again:
+            surveyed = learned_from(listing, learned, again, reading)
+            corpus = read_corpus(sources, tokenizer_spec, val_fraction, val, again, surveyed, reading, contents)
+        corpus.notices[:0] = learned.notices()
+        return corpus
+    encoder: Encoder = learned or tokenizer.encoder()  # type: ignore[union-attr]  # one of them is there
     notices: list[str] = []
     pile = Pile(_expected_tokens(encoder, reading, listing, val_listing))
     documents = _read(listing, encoder, pile, stdin, notices, reading)
@@ -111,10 +118,12 @@ def read_corpus(
     listing.skipped.update(val_listing.skipped)
     if listing.skipped:
         notices.append(f"left out: {listing.left_out()}")
+    notices += encoder.notices()
 
     table = None
-    if tokenizer is None:
+    if learned:
         tokenizer, table = learned.finish(end_of_text=len(documents) > 1)
+    assert tokenizer
     end = tokenizer.end_of_text if len(documents) > 1 else None
     if len(documents) > 1 and end is None:
         notices.append(f"the tokenizer has no end-of-text id: {len(documents)} documents follow one another without")
@@ -150,7 +159,7 @@ def read_corpus(
         tokenizer=tokenizer,
         documents=len(documents) + len(val_documents),
         fingerprint=fingerprint_of(documents, val_documents),
-        train_bytes=size - val_bytes,
+        train_bytes=count_bytes(train, tokenizer),
         val_bytes=val_bytes,
         from_stdin=listing.has_stdin or val_listing.has_stdin,
         skipped=dict(listing.skipped),
@@ -179,6 +188,7 @@ def tokens_of(
         raise no_text(sources[0], listing)
     if listing.skipped:
         notices.append(f"left out: {listing.left_out()}")
+    notices += encoder.notices()
     if len(documents) > 1 and tokenizer.end_of_text is None:
         notices.append(f"the tokenizer has no end-of-text id: {len(documents)} documents are scored as one text")
     end = tokenizer.end_of_text if len(documents) > 1 else None
@@ -248,14 +258,26 @@ def _read(
             digest.update(chunk)
             size += len(chunk)
             pile.append(encoder.encode(chunk), encoder.size)
-        encoder.end()
+        pile.append(encoder.end(), encoder.size)
         documents.append(Document(start, pile.size, size, digest.digest()))
     return documents
 
 
+def learned_from(listing: Listing, learned: Builder, stdin: BinaryIO | None, reading: Reading) -> Tokenizer:
+    """The tokenizer that is learned from all text in `listing`, which is counted nowhere; `stdin` is rewound."""
+    try:
+        documents = _read(Listing(listing.files), learned, Pile(), stdin, [], reading)
+        if stdin is not None and listing.has_stdin:
+            stdin.seek(0)
+    except BaseException:
+        learned.abandon()
+        raise
+    return learned.finish(end_of_text=len(documents) > 1)[0]
+
+
 def _expected_tokens(encoder: Encoder, reading: Reading, *listings: Listing) -> int:
     """An upper bound of the number of tokens, or 0 where none is known or it would be of no use."""
-    if not encoder.final or any(len(listing.files) > 1 for listing in listings):
+    if not (encoder.final and encoder.dense) or any(len(listing.files) > 1 for listing in listings):
         return 0
     return sum(plain_bytes(file, reading) for listing in listings for file in listing.files)
 

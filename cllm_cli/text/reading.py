@@ -8,7 +8,9 @@ out and counted.
 from __future__ import annotations
 
 import re
+import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -58,6 +60,27 @@ def incoming(listing: Listing, reading: Reading, stdin: BinaryIO | None, notices
     for file in listing.files:
         with opened(file, stdin) as stream:
             yield from _documents(file, stream, reading, listing, notices)
+
+
+@contextmanager
+def readable_twice(listing: Listing, stdin: BinaryIO | None) -> Iterator[BinaryIO | None]:
+    """Standard input in a file without a name, if it is among the files; else just `stdin`."""
+    if not listing.has_stdin:
+        yield stdin
+        return
+    with tempfile.TemporaryFile() as kept:
+        with opened(TextFile(STANDARD_INPUT, named=True), stdin) as stream:
+            for chunk in chunks_of(stream):
+                try:
+                    kept.write(chunk)
+                except OSError as error:
+                    raise CorpusError(
+                        f"cannot keep standard input to read it twice: {error.strerror}",
+                        "name a file instead, or set TMPDIR to a folder with more room",
+                    ) from error
+        kept.seek(0)
+        # Its raw file is a FileIO, its own type a buffer over it, which has read1.
+        yield kept
 
 
 def plain_bytes(file: TextFile, reading: Reading) -> int:

@@ -19,11 +19,12 @@ import numpy.typing as npt
 
 from cllm_cli.errors import CorpusError
 from cllm_cli.text.chunks import peek
+from cllm_cli.text.corpus import learned_from
 from cllm_cli.text.documents import AS_IT_IS, Reading
-from cllm_cli.text.reading import SNIFFED, files_in, incoming
+from cllm_cli.text.reading import SNIFFED, files_in, incoming, readable_twice
 from cllm_cli.text.sources import no_text
 from cllm_cli.text.tokenizers import builder_of
-from cllm_cli.text.tokenizers.base import Encoder, Tokenizer
+from cllm_cli.text.tokenizers.base import Builder, Encoder, Tokenizer
 
 INVALID, REPLACED, NUL = "invalid UTF-8", "U+FFFD, a character that was lost before", "NUL bytes"
 MOJIBAKE, MIXED, UTF_16 = "looks like UTF-8 that was read as Latin-1", "mixed line ends", "looks like UTF-16"
@@ -127,10 +128,9 @@ class DocumentScan:
 class TokenCount:
     """How many tokens a text has, and how often each id occurs."""
 
-    def __init__(self, spec: str, tokenizer: Tokenizer | None) -> None:
-        self._builder = None if tokenizer else builder_of(spec)
-        self._tokenizer = tokenizer
-        self.encoder: Encoder | None = self._builder or (tokenizer.encoder() if tokenizer else None)
+    def __init__(self, builder: Builder | None, tokenizer: Tokenizer | None) -> None:
+        self._builder, self._tokenizer = builder, tokenizer
+        self.encoder: Encoder | None = builder or (tokenizer.encoder() if tokenizer else None)
         self._counts: npt.NDArray[np.int64] = np.zeros(0, np.int64)
 
     def push(self, chunk: bytes | None) -> None:
@@ -138,10 +138,8 @@ class TokenCount:
         if self.encoder is None:
             return
         try:
-            if chunk is None:
-                self.encoder.end()
-                return
-            found = np.bincount(self.encoder.encode(chunk), minlength=self._counts.size)
+            ids = self.encoder.end() if chunk is None else self.encoder.encode(chunk)
+            found = np.bincount(ids, minlength=self._counts.size)
         except CorpusError:
             self.encoder = None
             raise
@@ -176,8 +174,13 @@ def survey(
     Tokens are those of `tokenizer`, or of the one that `spec` names; they include the end-of-text ids that training
     puts between documents. Raises CorpusError where there is no text.
     """
-    tokens, problems = TokenCount(spec, tokenizer), dict[str, Problem]()
     listing = files_in(sources, reading)
+    builder = None if tokenizer else builder_of(spec)
+    if builder is not None and builder.surveys:
+        with readable_twice(listing, stdin) as again:
+            tokenizer = learned_from(listing, builder, again, reading)
+            return {**survey(sources, spec, again, tokenizer, reading), "tokenizer": spec}
+    tokens, problems = TokenCount(builder, tokenizer), dict[str, Problem]()
     notices: list[str] = []
     seen: dict[bytes, str] = {}
     longest: list[tuple[int, int, str]] = []

@@ -15,7 +15,7 @@ from cllm_cli.text.documents import AS_IT_IS, Reading
 from cllm_cli.text.store import Store, single_store
 from cllm_cli.text.survey import survey
 from cllm_cli.text.tokenized import store_facts
-from cllm_cli.text.tokenizers import tokenizer_from_json
+from cllm_cli.text.tokenizers import builder_of, tokenizer_from_json
 from cllm_cli.text.tokenizers.base import Tokenizer
 from cllm_cli.training import checkpoint
 from cllm_cli.training.run_folder import LARGEST_TEXT, RunFolder, open_tensors, read_json
@@ -46,12 +46,22 @@ def inspected(
 
 
 def named_tokenizer(spec: str) -> Tokenizer | None:
-    """The tokenizer in a file, where `spec` is the name of one. Raises ConfigError without it, RunError for no such."""
-    if not spec.endswith(".json"):
-        return None
-    if not Path(spec).is_file():
-        raise ConfigError(f"there is no tokenizer file {one_line(spec)}", "give a run's tokenizer.json, byte or char")
-    return tokenizer_from_json(read_json(Path(spec)))
+    """The tokenizer of a run, where `spec` is the path of its tokenizer.json; what else it may be, builders know."""
+    return tokenizer_from_json(read_json(Path(spec))) if is_tokenizer(Path(spec)) else None
+
+
+def tokenizer_of_ids(spec: str) -> Tokenizer:
+    """The tokenizer that `spec` names, which must be there without a text. Raises ConfigError."""
+    found = named_tokenizer(spec)
+    if found is None:
+        builder = builder_of(spec)
+        if not builder.final or builder.surveys:
+            raise ConfigError(
+                f"--tokenizer {one_line(spec)} is learned from a text, ids have theirs already",
+                "give the path of a file",
+            )
+        found, _ = builder.finish(end_of_text=True)
+    return found
 
 
 def is_run(path: Path) -> bool:

@@ -35,7 +35,7 @@ from cllm_cli.training.durable import TEMPORARY, data_hash, remove_temporaries, 
 OWN = ("config.toml", "config.json", "model.safetensors", "tokenizer.json", "metrics.jsonl", "checkpoint", "data")
 LOCK = ".lock"
 TRAINED_TYPE = "F32"  # as safetensors writes it
-LARGEST_TEXT = 64 << 20  # bytes of a configuration or tokenizer that anyone could mean
+LARGEST_TEXT = 256 << 20  # bytes of a configuration or tokenizer that anyone could mean
 
 
 class RunFolder:

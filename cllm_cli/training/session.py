@@ -21,6 +21,7 @@ from cllm_cli.model.init import initialize
 from cllm_cli.model.recompute import NONE
 from cllm_cli.optim import OPTIMIZERS
 from cllm_cli.optim.base import Optimizer, Updater
+from cllm_cli.printable import one_line
 from cllm_cli.text.batches import Sampler
 from cllm_cli.text.corpus import Corpus, check_long_enough
 from cllm_cli.text.reading import reading_of
@@ -28,6 +29,7 @@ from cllm_cli.text.sources import STANDARD_INPUT
 from cllm_cli.text.tokenized import load_corpus, store_settings
 from cllm_cli.text.tokenizers import TOKENIZERS
 from cllm_cli.text.tokenizers.base import Tokenizer, token_dtype
+from cllm_cli.text.tokenizers.char import CharTokenizer
 from cllm_cli.training import checkpoint
 from cllm_cli.training.checkpoint import FREE, Progress
 from cllm_cli.training.memory import choose_recompute
@@ -84,8 +86,10 @@ def start(
     inherited = {**(_sizes_of(source) if source else {}), **store_settings(sources)}
     wanted = make_settings(inherited, given)
     known = source.read_tokenizer() if source else None
-    if known and wanted.tokenizer != known.kind:
-        raise ConfigError(f"--init-from needs the tokenizer of that run, {known.kind}", "leave --tokenizer out")
+    if known and wanted.tokenizer != inherited["tokenizer"]:
+        raise ConfigError(
+            f"--init-from needs the tokenizer of that run, {one_line(inherited['tokenizer'])}", "leave --tokenizer out"
+        )
     reading = reading_of(wanted)
     corpus = load_corpus(sources, wanted.tokenizer, wanted.val_fraction, wanted.val, stdin, known, reading)
     settings = resolve(wanted, corpus)
@@ -122,8 +126,11 @@ def resume(
     if facts["from_stdin"] and STANDARD_INPUT in map(str, sources):
         corpus = folder.read_corpus(tokenizer)
     else:
+        # The run's own tokenizer, since what it was made from may be gone, or is learned again in minutes; one that
+        # knows only the characters of its text could not even read another text, which the fingerprint tells of.
+        known = None if isinstance(tokenizer, CharTokenizer) else tokenizer
         reading = reading_of(settings)
-        corpus = load_corpus(sources, stored.tokenizer, stored.val_fraction, settings.val, stdin, reading=reading)
+        corpus = load_corpus(sources, stored.tokenizer, stored.val_fraction, settings.val, stdin, known, reading)
         if corpus.fingerprint != facts["fingerprint"]:
             raise RunError(
                 f"the corpus is not the one that {folder.path} was trained on",

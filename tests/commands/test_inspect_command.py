@@ -123,7 +123,7 @@ def test_json_that_is_no_tokenizer_is_text(cllm):
     [
         ("nowhere", ["no file or folder nowhere"]),
         ("text.txt --tokenizer bite", ["unknown tokenizer", "byte"]),
-        ("text.txt --tokenizer none.json", ["no tokenizer file none.json"]),
+        ("text.txt --tokenizer none.json", ["cannot read none.json"]),
         ("text.txt a.tok", ["a.tok is a token store"]),
         ("empty.txt", ["empty.txt is empty"]),
         ("bad.json", ["kind is unknown"]),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tokenizer_files import byte_level, write_gpt2
 
 from cllm_cli.text.store import Store
 
@@ -104,11 +105,32 @@ def test_weights_of_a_run_go_on_with_a_store_in_its_ids(cllm, folder, text, tiny
     cllm("train", "fit.tok", *flags).assert_done()
 
 
+def test_ids_and_texts_with_a_tokenizer_from_files(cllm, text, tiny):
+    """GPT-2's two files, as nanoGPT's and llm.c's ids go with them: the store has the tokenizer whole."""
+    pytest.importorskip("tokenizers")
+    made = byte_level()
+    vocabulary = write_gpt2(Path(), made)
+    ids = np.array(made.encode(text.read_text("utf-8")).ids, "<u2")
+    Path("train.bin").write_bytes(ids.tobytes())
+    for source, flags in ((text, ()), ("train.bin", ("--ids",))):
+        out = f"{source}.tok"
+        found = cllm("tokenize", source, "-o", out, "--tokenizer", vocabulary, "--json", *flags).assert_done()
+        assert found.events[0]["train_tokens"] + found.events[0]["val_tokens"] == ids.size
+    for file in Path().glob("vocab*"):
+        file.unlink()
+    for source in (text, "train.bin"):
+        cllm("train", f"{source}.tok", "-o", f"{source}.run", *tiny).assert_done()
+        cllm("train", f"{source}.tok", "-o", f"{source}.run", "--resume", "--steps", 20).assert_done()
+    cllm("tokenize", "train.bin", "--ids", "-o", "c.tok", "--tokenizer", "bpe:300").assert_error(
+        1, "learned from a text"
+    )
+
+
 def test_files_of_ids(cllm, text, tiny, run, bits):
     ids = np.frombuffer(text.read_bytes(), np.uint8).astype("<u2")
     Path("train.bin").write_bytes(ids.tobytes())
     Path("harm.pkl").write_bytes(b"cos\nsystem\n(S'touch harmed'\ntR.")
-    cllm("tokenize", "train.bin", "--ids", "-o", "a.tok").assert_error(1, "--tokenizer FILE.json")
+    cllm("tokenize", "train.bin", "--ids", "-o", "a.tok").assert_error(1, "--tokenizer and its path")
     cllm("tokenize", "train.bin", "--ids", "-o", "a.tok", "--tokenizer", run / "tokenizer.json").assert_done()
     cllm("train", "a.tok", "-o", "ids", *tiny).assert_done()
     assert bits(Path("ids")) == bits(run)
@@ -129,8 +151,14 @@ ERRORS = {
     "text.txt -o b.tok --val-fraction 1": (2, ("--val-fraction",)),
     "text.txt -o b.tok --val-fraction 0": (2, ("--val-fraction",)),
     "text.txt -o b.tok --tokenizer bite": (1, ("unknown tokenizer", "byte")),
-    "text.txt -o b.tok --tokenizer none.json": (1, ("no tokenizer file none.json",)),
-    "text.txt -o b.tok --tokenizer config.json": (1, ("kind is unknown",)),
+    "text.txt -o b.tok --tokenizer none.json": (
+        1,
+        (
+            "cannot read none.json",
+            "No such file",
+        ),
+    ),
+    "text.txt -o b.tok --tokenizer config.json": (1, ("config.json is no tokenizer",)),
     "nowhere.txt -o b.tok": (1, ("no file or folder nowhere.txt",)),
     "short.txt -o b.tok": (1, ("too short",)),
     "a.tok -o b.tok": (1, ("a.tok is a token store, no text",)),

@@ -3,8 +3,10 @@ from __future__ import annotations
 import pytest
 from store_files import stored
 from text_files import many
+from tokenizer_files import learned, prose, spec_of
 
 from cllm_cli.text import pile
+from cllm_cli.text.tokenizers import TOKENIZERS
 
 
 @pytest.fixture
@@ -21,3 +23,29 @@ def small(tmp_path):
     many(tmp_path / "texts", 5)
     stored(tmp_path / "small.tok", [tmp_path / "texts"])
     return tmp_path / "small.tok"
+
+
+@pytest.fixture(scope="session")
+def specs(tmp_path_factory):
+    """A function from a registered tokenizer's name to a specification, made once."""
+    made = {}
+
+    def spec(kind):
+        if kind not in made:
+            made[kind] = spec_of(kind, tmp_path_factory.mktemp("tokenizer"))
+        return made[kind]
+
+    return spec
+
+
+@pytest.fixture(params=list(TOKENIZERS))
+def spec(request, specs):
+    """Every registered tokenizer in turn."""
+    return specs(request.param)
+
+
+@pytest.fixture(scope="session")
+def bpe():
+    """A tokenizer that was learned from some text of ours, with an end of text."""
+    pytest.importorskip("tokenizers")
+    return learned("bpe:320", [prose(3, 300).encode()], True)[0]

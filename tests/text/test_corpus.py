@@ -11,7 +11,8 @@ import sys
 
 import numpy as np
 import pytest
-from text_files import BOM, expected_tokens, words, write
+from text_files import BOM, expected_tokens, refused, words, write
+from tokenizer_files import ids_of, word_pieces
 
 from cllm_cli.errors import CorpusError, RunError
 from cllm_cli.text.corpus import check_tokens, read_corpus, restored, tokens_of
@@ -153,6 +154,62 @@ def test_stored_tokens_that_do_not_fit_are_refused():
     with pytest.raises(RunError):
         check_tokens(train[::2], corpus.tokenizer)
     restored(facts, corpus.tokenizer, train, val)
+
+
+@pytest.mark.usefixtures("small_steps")
+def test_a_corpus_in_any_tokenizer_comes_back_from_file_and_pipe_alike(tmp_path, spec):
+    text = words(6, 400).encode()
+    path = write(tmp_path, a_txt=BOM + text) / "a.txt"
+    corpus = read_corpus([path], spec, 0.2)
+    sides = [corpus.tokenizer.decode_bytes(side) for side in (corpus.train, corpus.val)]
+    assert b"".join(sides) == text
+    assert sides[0].decode() + sides[1].decode() == text.decode()  # no character is torn
+    assert [corpus.train_bytes, corpus.val_bytes] == [len(side) for side in sides]
+    assert (corpus.tokenizer.end_of_text, corpus.train.dtype) == (None, corpus.tokenizer.dtype)
+    piped = read_corpus(["-"], spec, 0.2, stdin=io.BytesIO(BOM + text))
+    assert piped.tokenizer.digest() == corpus.tokenizer.digest()
+    assert piped.train.tolist() == corpus.train.tolist()
+    assert piped.fingerprint == corpus.fingerprint
+    again = restored(json.loads(json.dumps(piped.facts())), piped.tokenizer, **piped.stored_tokens())
+    assert again.val.tolist() == corpus.val.tolist()
+
+
+@pytest.mark.usefixtures("small_steps")
+def test_several_documents_in_any_tokenizer_end_with_its_end_of_text(tmp_path, spec):
+    texts = [words(seed, 40) for seed in range(30)]
+    write(tmp_path, **{f"{number:02}_txt": text for number, text in enumerate(texts)}, x_bin=b"\0\1")
+    corpus = read_corpus([tmp_path], spec, 0.2)
+    end = corpus.tokenizer.end_of_text
+    assert corpus.skipped == {"binary": 1}  # not twice, where the text is read twice
+    found = []
+    for side in (corpus.train, corpus.val):
+        assert side[-1] == end
+        found += [corpus.tokenizer.decode(part) for part in np.split(side, np.flatnonzero(side == end) + 1)[:-1]]
+    assert sorted(found) == sorted(texts)
+    first = ids_of(corpus.tokenizer.encoder(), [texts[0].encode()])
+    assert tokens_of([tmp_path / "00.txt"], corpus.tokenizer).tokens.tolist() == first
+
+
+def test_a_pipe_is_validation_text_too_and_the_merges_are_not_learned_from_it(tmp_path):
+    pytest.importorskip("tokenizers")
+    path = write(tmp_path, a_txt="abab " * 50) / "a.txt"
+    corpus = read_corpus([path], "bpe:300", 0.1, val="-", stdin=io.BytesIO(b"zqzq " * 50))
+    assert corpus.tokenizer.decode(corpus.val) == "zqzq " * 50
+    assert b"zq" not in corpus.tokenizer._table
+    assert any("ids, not for 300" in notice for notice in corpus.notices)
+
+
+def test_an_empty_pipe_is_an_error_for_every_tokenizer(spec):
+    refused(lambda: read_corpus(["-"], spec, 0.1, stdin=io.BytesIO()), "standard input is empty")
+
+
+def test_what_a_file_does_not_give_back_is_told_and_can_be_stored(tmp_path):
+    word_pieces().save(str(tmp_path / "tokenizer.json"))
+    corpus = read_corpus(["-"], str(tmp_path), 0.2, stdin=io.BytesIO(b"The  Cat\n" * 200))
+    assert any("1 of 1 documents do not come back" in notice for notice in corpus.notices)
+    restored(corpus.facts(), corpus.tokenizer, **corpus.stored_tokens())
+    path = write(tmp_path, a_txt="The Cat") / "a.txt"
+    assert any("do not come back" in notice for notice in tokens_of([path], corpus.tokenizer).notices)
 
 
 MEASURE = """

@@ -92,7 +92,7 @@ PROBLEMS = {
     NUL: (b"ab\0c", 2),
     MOJIBAKE: ("cafÃ©".encode(), 3),
     MIXED: (b"a\r\nb\nc\n", None),
-    UTF_16: ("some text".encode("utf-16-le"), None),  # with a mark it would be decoded,
+    UTF_16: ("some more text than that".encode("utf-16-le"), None),  # with a mark it would be decoded,
 }
 
 

@@ -5,7 +5,9 @@ Importing this costs nothing: a tokenizer's module, and NumPy with it, is loaded
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cllm_cli.errors import ConfigError, RunError
@@ -19,17 +21,48 @@ TOKENIZERS = Registry(
     {
         "byte": Entry("cllm_cli.text.tokenizers.byte:ByteTokenizer", "one id a byte: any text, any language, 256 ids"),
         "char": Entry("cllm_cli.text.tokenizers.char:CharTokenizer", "one id for every character seen in the corpus"),
+        "bpe": Entry(
+            "cllm_cli.text.tokenizers.bpe:BpeTokenizer",
+            "`bpe:SIZE` learns that many ids for bytes and frequent pairs of them; a `vocab.json` of GPT-2 with its "
+            "`merges.txt`, or their folder, has them (`pip install 'cllm[tokenizers]'`)",
+        ),
+        "huggingface": Entry(
+            "cllm_cli.text.tokenizers.huggingface:HuggingFaceTokenizer",
+            "the path of a `tokenizer.json` (`pip install 'cllm[tokenizers]'`)",
+        ),
+        "sentencepiece": Entry(
+            "cllm_cli.text.tokenizers.sentencepiece:SentencePieceTokenizer",
+            "the path of a SentencePiece `.model` (`pip install 'cllm[sentencepiece]'`)",
+        ),
     },
 )
 
 
 def builder_of(spec: str) -> Builder:
-    """What learns the tokenizer that `spec` ("byte", "char") names from a corpus. Raises ConfigError."""
+    """What learns the tokenizer that `spec` names from a corpus, or has it from a file.
+
+    `spec` is a name ("byte"), a name and what it needs ("bpe:4096"), or the path of a file or folder. Raises
+    ConfigError.
+    """
     name, colon, argument = spec.partition(":")
+    if name not in TOKENIZERS and _is_path(spec):
+        from cllm_cli.text.tokenizers.files import builder_from
+
+        return builder_from(spec)
     tokenizer: type[Tokenizer] = TOKENIZERS.load(name)
-    if colon:
+    if colon and not tokenizer.argument:
         raise ConfigError(f"tokenizer '{name}' takes no argument, not {argument!a}", f"use --tokenizer {name}")
-    return tokenizer.builder()
+    if not argument and tokenizer.argument:
+        hint = "its path alone is enough" if tokenizer.argument == "FILE" else "for example --tokenizer bpe:4096"
+        raise ConfigError(f"tokenizer '{name}' is written {name}:{tokenizer.argument}", hint)
+    return tokenizer.builder(argument)
+
+
+def _is_path(spec: str) -> bool:
+    """Whether `spec` is there, or can be nothing but the name of a file."""
+    return "\0" not in spec and (
+        os.path.lexists(spec) or os.sep in spec or Path(spec).suffix in (".json", ".txt", ".model")
+    )
 
 
 def tokenizer_from_json(facts: object) -> Tokenizer:

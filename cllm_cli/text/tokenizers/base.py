@@ -7,6 +7,7 @@ replacement character; the end-of-text id decodes to nothing.
 from __future__ import annotations
 
 import codecs
+import contextlib
 import hashlib
 import json
 from abc import ABC, abstractmethod
@@ -40,6 +41,8 @@ class Encoder(Protocol):
     """How many ids there are so far: those that `encode` has returned are all below it."""
     final: bool
     """Whether they stay as they are; otherwise `finish` has the table that makes them so."""
+    dense: bool
+    """Whether there are about as many tokens as bytes, so that a file's size says what memory they will take."""
 
     def begin(self, name: str, offset: int = 0) -> None:
         """A document starts. Its name (safe to print) and the offset of its first byte are for error messages."""
@@ -47,12 +50,23 @@ class Encoder(Protocol):
     def encode(self, chunk: bytes) -> TokenArray:
         """The ids of the characters that are complete by now, to be read before the next call. Raises CorpusError."""
 
-    def end(self) -> None:
-        """The document is over. Raises CorpusError where it ends within a character."""
+    def end(self) -> TokenArray:
+        """The document is over: the ids of what is left of it. Raises CorpusError where it ends within a character."""
+
+    def notices(self) -> list[str]:
+        """What a user should know of all that was read, safe to print."""
 
 
 class Builder(Encoder, Protocol):
-    """An encoder that learns its tokenizer while it reads."""
+    """An encoder that learns its tokenizer while it reads.
+
+    `surveys`: it gives no ids but must read all text before there are any; the tokenizer's own encoder reads it again.
+    """
+
+    surveys: bool
+
+    def abandon(self) -> None:
+        """Reading failed: nothing more will come."""
 
     def finish(self, end_of_text: bool) -> tuple[Tokenizer, TokenArray | None]:
         """The tokenizer, and the table from provisional to final ids (None: they are final already)."""
@@ -61,14 +75,16 @@ class Builder(Encoder, Protocol):
 class Tokenizer(ABC):
     """Text to ids and back.
 
-    `vocab_size` counts the text ids plus the end-of-text id, if there is one; that is the last. `token_bytes[id]` is
-    the number of UTF-8 bytes that an id stands for, 0 for the end of text.
+    `vocab_size` counts the text ids plus the end-of-text id, if there is one; that is the last, unless a tokenizer's
+    file has its own. `token_bytes[id]` is the number of bytes that an id stands for, 0 for the end of text.
     """
 
     kind: ClassVar[str]
+    argument: ClassVar[str] = ""
+    """What must follow the name and a colon in a specification."""
     vocab_size: int
     end_of_text: int | None
-    token_bytes: npt.NDArray[np.uint8]
+    token_bytes: npt.NDArray[np.unsignedinteger[Any]]
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -77,8 +93,8 @@ class Tokenizer(ABC):
 
     @classmethod
     @abstractmethod
-    def builder(cls) -> Builder:
-        """What learns a tokenizer of this kind."""
+    def builder(cls, argument: str = "") -> Builder:
+        """What learns a tokenizer of this kind. Raises ConfigError for an argument that does not fit."""
 
     @abstractmethod
     def encoder(self) -> Encoder:
@@ -104,10 +120,12 @@ class Tokenizer(ABC):
         """What generation without a prompt starts from: the end of a text before, or of a line, or any id."""
         if self.end_of_text is not None:
             return self.end_of_text
-        try:
-            return int(self.encode("\n")[0])
-        except CorpusError:
-            return 0
+        for text in ("\n", "a"):  # there are tokenizers that drop line ends
+            with contextlib.suppress(CorpusError):
+                ids = self.encode(text)
+                if ids.size:
+                    return int(ids[0])
+        return 0
 
     def boundary(self, tokens: TokenArray, cut: int) -> int:
         """Where to cut `tokens` in two, at or shortly before `cut`, so that no character is torn."""

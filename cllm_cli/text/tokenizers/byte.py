@@ -38,7 +38,7 @@ class ByteTokenizer(Tokenizer):
         self.token_bytes[BYTES:] = 0
 
     @classmethod
-    def builder(cls) -> Builder:
+    def builder(cls, argument: str = "") -> Builder:
         return ByteEncoder()
 
     def encoder(self) -> Encoder:
@@ -74,11 +74,11 @@ class ByteTokenizer(Tokenizer):
 
     def boundary(self, tokens: TokenArray, cut: int) -> int:
         """The start of the UTF-8 sequence that `cut` falls into; `cut` itself where it falls into none."""
-        if not 0 < cut < tokens.size or not _continues(int(tokens[cut])):
+        if not 0 < cut < tokens.size or not continues(int(tokens[cut])):
             return cut
         for start in range(cut - 1, max(cut - 4, -1), -1):
             lead = int(tokens[start])
-            if not _continues(lead):
+            if not continues(lead):
                 length = 1 + (lead >= 0xC0) + (lead >= 0xE0) + (lead >= 0xF0)
                 return start if start + length > cut else cut
         return cut
@@ -96,7 +96,8 @@ class ByteEncoder:
     """Bytes are ids: nothing to learn, nothing that can fail."""
 
     size = BYTES
-    final = True
+    final = dense = True
+    surveys = False
 
     def begin(self, name: str, offset: int = 0) -> None:
         pass
@@ -104,13 +105,19 @@ class ByteEncoder:
     def encode(self, chunk: bytes) -> TokenArray:
         return np.frombuffer(chunk, dtype=np.uint8)
 
-    def end(self) -> None:
+    def end(self) -> TokenArray:
+        return np.empty(0, dtype=np.uint8)
+
+    def notices(self) -> list[str]:
+        return []
+
+    def abandon(self) -> None:
         pass
 
     def finish(self, end_of_text: bool) -> tuple[Tokenizer, TokenArray | None]:
         return ByteTokenizer(end_of_text), None
 
 
-def _continues(byte: int) -> bool:
+def continues(byte: int) -> bool:
     """Whether a byte is one of those that follow the first of a UTF-8 sequence (RFC 3629: 10xxxxxx)."""
     return byte & 0xC0 == 0x80

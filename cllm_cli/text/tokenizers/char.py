@@ -49,7 +49,7 @@ class CharTokenizer(Tokenizer):
         )
 
     @classmethod
-    def builder(cls) -> Builder:
+    def builder(cls, argument: str = "") -> Builder:
         return CharEncoder("")
 
     def encoder(self) -> Encoder:
@@ -106,6 +106,9 @@ class CharEncoder:
     A table over all code points (4 MiB) turns a chunk into ids in one NumPy call.
     """
 
+    dense = True
+    surveys = False
+
     def __init__(self, characters: str, learning: bool = True, size: int = 0) -> None:
         self.final = not learning
         self._seen = _code_points(characters)
@@ -133,8 +136,15 @@ class CharEncoder:
         self._offset += len(data) - len(self._rest)
         return ids
 
-    def end(self) -> None:
+    def end(self) -> TokenArray:
         self._decoded(self._rest, final=True)
+        return np.empty(0, dtype=np.uint8)
+
+    def notices(self) -> list[str]:
+        return []
+
+    def abandon(self) -> None:
+        pass
 
     def finish(self, end_of_text: bool) -> tuple[Tokenizer, TokenArray | None]:
         order = np.argsort(self._seen)
