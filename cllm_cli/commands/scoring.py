@@ -32,9 +32,12 @@ def check_passages(
         raise ConfigError("--per-line and --per-document exclude each other", "leave one of them out")
     if check_copy:
         raise ConfigError(f"{flag} and --check-copy exclude each other", "leave one of them out")
-    if per_line and settings.keys() - {"include", "exclude"}:
-        first = flag_of(min(settings.keys() - {"include", "exclude"}))
-        raise ConfigError(f"--per-line reads the lines of plain UTF-8 text: {first} says otherwise", "leave it out")
+    for name in ("format", "field", "split_on"):
+        if per_line and name in settings:
+            raise ConfigError(
+                f"{flag_of(name)} has no effect with --per-line, which takes lines as they stand",
+                "--per-document scores rows and parts",
+            )
     if not text:
         raise UsageError(f"{flag} needs TEXT", "name files or folders, or - for standard input")
 
@@ -64,7 +67,7 @@ def score_passages(
     scorer = TextScorer(folder.load_model(), tokenizer, batch)
     prepare(scorer.calls(), quiet or json)
     if by_line:
-        groups = lines_of(listing, tokenizer, stdin)
+        groups = lines_of(listing, tokenizer, stdin, reading)
     else:
         groups = documents_of(listing, tokenizer, stdin, reading, notices)
     for group in groups:

@@ -12,7 +12,6 @@ import typer
 from cllm_cli.commands.options import Debug, Json, Quiet, with_settings
 from cllm_cli.config import TEXT, make_settings
 from cllm_cli.errors import ConfigError, Interrupted
-from cllm_cli.text.tokenizers import TOKENIZERS
 
 
 @functools.partial(with_settings, group=TEXT)
@@ -42,10 +41,6 @@ def tokenize(
 ) -> None:
     """Write text as tokens once, in a file that cllm train maps."""
     chosen = make_settings({**settings, "tokenizer": tokenizer, "val_fraction": val_fraction, "val": val})
-    if ids and tokenizer in TOKENIZERS:
-        raise ConfigError(
-            "--ids needs the tokenizer of the ids, which their files do not hold", "add --tokenizer and its path"
-        )
 
     from cllm_cli.reporting.inspection import show_inspection
     from cllm_cli.reporting.terminal import write_line
@@ -54,11 +49,16 @@ def tokenize(
     from cllm_cli.text.reading import reading_of
     from cllm_cli.text.store import Store, check_place
     from cllm_cli.text.tokenized import corpus_chunks, store_facts
+    from cllm_cli.text.tokenizers import TOKENIZERS
     from cllm_cli.training.durable import write_file
     from cllm_cli.training.inspection import named_tokenizer, tokenizer_of_ids
     from cllm_cli.training.records import json_line
     from cllm_cli.training.signals import StopSignals
 
+    if ids and tokenizer in TOKENIZERS:
+        raise ConfigError(
+            "--ids needs the tokenizer of the ids, which their files do not hold", "add --tokenizer and its path"
+        )
     reading = reading_of(chosen)
     check_place(out, force)
     known = tokenizer_of_ids(tokenizer) if ids else named_tokenizer(tokenizer)

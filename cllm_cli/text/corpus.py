@@ -164,7 +164,7 @@ def read_corpus(
         from_stdin=listing.has_stdin or val_listing.has_stdin,
         skipped=dict(listing.skipped),
         notices=notices,
-        contents=document_table((*documents, *val_documents), len(documents), spans) if contents else None,
+        contents=document_table(itertools.chain(documents, val_documents), len(documents), spans) if contents else None,
     )
 
 

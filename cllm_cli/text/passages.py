@@ -6,18 +6,22 @@ chunk's lines or some documents, and the line or document in hand.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
 from cllm_cli.errors import CorpusError
-from cllm_cli.text.chunks import CHUNK
-from cllm_cli.text.decoding import BOM
-from cllm_cli.text.documents import Reading
+from cllm_cli.text.chunks import CHUNK, beyond, peek
+from cllm_cli.text.compression import compression_of, decompressed
+from cllm_cli.text.decoding import BOM, as_utf8, marked_encoding
+from cllm_cli.text.documents import AS_IT_IS, Reading
 from cllm_cli.text.reading import SNIFFED, incoming
 from cllm_cli.text.sources import Listing, TextFile, opened
+from cllm_cli.text.store import MAGIC, no_text_but_store
 from cllm_cli.text.tokenizers.base import TokenArray, Tokenizer
 
+HEAD = len(MAGIC)  # bytes that tell what a file is; a pipe is waited for to give so many
 GROUP = 1 << 16  # tokens of documents that are scored together, more or less
 
 
@@ -33,12 +37,14 @@ class Passage:
     tokens: TokenArray
 
 
-def lines_of(listing: Listing, tokenizer: Tokenizer, stdin: BinaryIO | None) -> Iterator[list[Passage]]:
-    r"""The lines of the listed files, without their ends (`\n` or `\r\n`).
+def lines_of(
+    listing: Listing, tokenizer: Tokenizer, stdin: BinaryIO | None, reading: Reading = AS_IT_IS
+) -> Iterator[list[Passage]]:
+    r"""The lines of the listed files, without their ends (`\n` or `\r\n`), whatever their format.
 
     Raises CorpusError for a file that cannot be read or a line that cannot be encoded, after those before it.
     """
-    for file, pieces in _files(listing, stdin):
+    for file, pieces in _files(listing, stdin, reading):
         number = 0
         for lines in _lines(pieces):
             group: list[Passage] = []
@@ -65,7 +71,7 @@ def documents_of(
             for number, document in enumerate(found, start=1):
                 tokens = _encoded(b"".join(document.chunks), tokenizer, document.name)
                 name = file.path if document.name == file.name else document.name
-                name = f"{name}, document {number}" if reading.separator else name
+                name = f"{name}, document {number}" if reading.separator and name == file.path else name
                 group.append(Passage(name, file.path, tokens))
                 size += 1 + tokens.size
                 if size >= GROUP:
@@ -77,22 +83,30 @@ def documents_of(
     yield group
 
 
-def _files(listing: Listing, stdin: BinaryIO | None) -> Iterator[tuple[TextFile, Iterator[bytes]]]:
-    """Each file with its bytes, in pieces as they come, without a byte-order mark; binary ones only if named."""
+def _files(listing: Listing, stdin: BinaryIO | None, reading: Reading) -> Iterator[tuple[TextFile, Iterator[bytes]]]:
+    """Each file with its bytes in UTF-8, in pieces as they come, without a byte-order mark; binary ones only if named.
+
+    The same as `reading` makes of it, which waits for more of a file before it tells what that is.
+    """
     for file in listing.files:
         with opened(file, stdin) as stream:
-            first = _piece(stream)
-            while first and len(first) < len(BOM) and BOM.startswith(first) and (more := _piece(stream)):
-                first += more
+            head, pieces = peek(_pieces(stream), HEAD)
+            compression = compression_of(head)
+            if compression:
+                head, pieces = peek(decompressed(pieces, compression, file.name), HEAD)
+            if head.startswith(MAGIC):
+                raise no_text_but_store(file.name)
+            encoding = reading.encoding or marked_encoding(head)
+            if encoding or reading.replace:
+                pieces = as_utf8(pieces, encoding or "utf-8", reading.replace, file.name)
+            first = next(pieces, b"")
             if b"\0" in first[:SNIFFED] and not file.named:
                 listing.skipped["binary"] += 1
             else:
-                yield file, _pieces(first.removeprefix(BOM), stream)
+                yield file, beyond(itertools.chain([first] if first else [], pieces), len(BOM) * head.startswith(BOM))
 
 
-def _pieces(first: bytes, stream: BinaryIO) -> Iterator[bytes]:
-    if first:
-        yield first
+def _pieces(stream: BinaryIO) -> Iterator[bytes]:
     while piece := _piece(stream):
         yield piece
 

@@ -65,6 +65,12 @@ def incoming(listing: Listing, reading: Reading, stdin: BinaryIO | None, notices
 @contextmanager
 def readable_twice(listing: Listing, stdin: BinaryIO | None) -> Iterator[BinaryIO | None]:
     """Standard input in a file without a name, if it is among the files; else just `stdin`."""
+    for file in listing.files:
+        if file.path != STANDARD_INPUT and file.named and not Path(file.path).is_file():
+            raise CorpusError(
+                f"{file.name} is a pipe, and this tokenizer has to read the text twice",
+                "pipe it into the command, with - for its name",
+            )
     if not listing.has_stdin:
         yield stdin
         return
@@ -102,8 +108,6 @@ def _documents(
     file: TextFile, stream: BinaryIO, reading: Reading, listing: Listing, notices: list[str]
 ) -> Iterator[Incoming]:
     head, chunks = peek(chunks_of(stream), SNIFFED)
-    if file.named and head.startswith(MAGIC):
-        raise no_text_but_store(file.name)
     compression = compression_of(head)
     if compression:
         head, chunks = peek(decompressed(chunks, compression, file.name), SNIFFED)
@@ -111,6 +115,8 @@ def _documents(
             raise CorpusError(
                 f"{file.name} is compressed twice", "decompress it once and give the result, or leave it out: --exclude"
             )
+    if file.named and head.startswith(MAGIC):
+        raise no_text_but_store(file.name)
     if not head:
         listing.skipped["empty"] += 1
         return

@@ -21,7 +21,7 @@ import mmap
 import os
 import stat
 import struct
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -163,18 +163,22 @@ def store_chunks(
     yield digest.digest()
 
 
-def document_table(documents: Sequence[Document], texts: int, spans: Collection[Span]) -> DocumentTable:
+def document_table(documents: Iterable[Document], texts: int, spans: Collection[Span]) -> DocumentTable:
     """Where documents lie that were joined by `spans` into tokens for training (0) and, after them, validation (1).
 
     Those after the first `texts` are of --val.
     """
-    table = np.zeros(len(documents), DOCUMENT)
-    sizes = [span.stop - span.start + (span.end is not None) for span in spans]
-    filled = [0, sum(size for size, span in zip(sizes, spans, strict=True) if not span.output)]
-    for number, (document, span, size) in enumerate(zip(documents, spans, sizes, strict=True)):
+    table = np.zeros(len(spans), DOCUMENT)
+    filled = [0, sum(_joined_size(span) for span in spans if not span.output)]
+    for number, (document, span) in enumerate(zip(documents, spans, strict=True)):
+        size = _joined_size(span)
         table[number] = (document.digest, document.size, filled[span.output], size, number >= texts)
         filled[span.output] += size
     return table
+
+
+def _joined_size(span: Span) -> int:
+    return span.stop - span.start + (span.end is not None)
 
 
 def is_store(path: str | Path) -> bool:

@@ -40,7 +40,9 @@ def inspected(
         if is_run(path):
             return {"event": "run", **run_facts(RunFolder(path))}
         if is_tokenizer(path):
-            return {"event": "tokenizer", **tokenizer_facts(path)}
+            return {"event": "tokenizer", **tokenizer_facts(path, tokenizer_from_json(read_json(path)))}
+        if is_foreign_tokenizer(path):
+            return {"event": "tokenizer", **tokenizer_facts(path, builder_of(paths[0]).finish(end_of_text=False)[0])}
     known = named_tokenizer(tokenizer_spec)
     return {"event": "text", **survey(paths, tokenizer_spec, stdin, known, reading)}
 
@@ -86,9 +88,16 @@ def is_tokenizer(path: Path) -> bool:
     return isinstance(facts.get("kind"), str) and "vocab_size" in facts
 
 
-def tokenizer_facts(path: Path) -> dict[str, Any]:
+def is_foreign_tokenizer(path: Path) -> bool:
+    """Whether `path` is a tokenizer's file as other programs name theirs, and no text."""
+    pair = ("vocab.json", "merges.txt")
+    if path.is_dir():
+        return (path / "tokenizer.json").is_file() or all((path / name).is_file() for name in pair)
+    return path.is_file() and (path.name in {"tokenizer.json", *pair} or path.suffix == ".model")
+
+
+def tokenizer_facts(path: Path, tokenizer: Tokenizer) -> dict[str, Any]:
     """Kind and size of a tokenizer, and some of its ids, from the first to the last."""
-    tokenizer = tokenizer_from_json(read_json(path))
     last = tokenizer.vocab_size - 1
     ids = sorted({number * last // (SHOWN_IDS - 1) for number in range(SHOWN_IDS)})
     return {

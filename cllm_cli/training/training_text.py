@@ -13,6 +13,7 @@ from typing import Any
 from cllm_cli.errors import ConfigError, CorpusError, RunError
 from cllm_cli.text.reading import reading_of
 from cllm_cli.text.sources import STANDARD_INPUT, shown
+from cllm_cli.text.store import single_store
 from cllm_cli.text.tokenized import load_corpus
 from cllm_cli.text.tokenizers.base import TokenArray, Tokenizer
 from cllm_cli.training.run_folder import RunFolder
@@ -44,7 +45,7 @@ def training_text(folder: RunFolder, tokenizer: Tokenizer, sources: Sequence[str
             sources or known,
             settings.tokenizer,
             settings.val_fraction,
-            val or settings.val,
+            None if single_store(sources or known) else val or settings.val,
             None,
             tokenizer,
             reading_of(settings),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.numpy import load_file
+from tokenizer_files import byte_level, write_gpt2
 
 KEYS = {
     "text": {"documents", "bytes", "tokens", "bytes_per_token", "vocab_size", "used_ids", "skipped", "problems"},
@@ -133,3 +134,14 @@ def test_errors(cllm, things, line, words):
     Path("empty.txt").touch()
     Path("bad.json").write_text('{"kind": "bite", "vocab_size": 3}')
     cllm("inspect", *line.split()).assert_error(1, *words)
+
+
+def test_tokenizers_of_other_programs_are_shown_as_such(cllm):
+    pytest.importorskip("tokenizers")
+    made = byte_level()
+    write_gpt2(Path("gpt2"), made)
+    Path("tokenizer.json").write_text(made.to_str(), "utf-8")
+    for path, kind in (("gpt2", "bpe"), ("gpt2/vocab.json", "bpe"), ("tokenizer.json", "huggingface")):
+        (row,) = cllm("inspect", path, "--json").assert_done().events
+        assert (row["event"], row["tokenizer"]) == ("tokenizer", kind)
+        assert row["vocab_size"] >= made.get_vocab_size() - 1

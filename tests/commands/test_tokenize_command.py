@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 import signal
@@ -219,3 +220,31 @@ def test_a_signal_ends_it_and_leaves_nothing(start, tmp_path, number):
         "hint: a token store appears when it is whole",
     ]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_with_a_validation_text_goes_on_from_its_store(cllm, text, tiny, bits, some_words):
+    Path("val.txt").write_text(some_words(9, 200), "utf-8")
+    flags = ("--val", "val.txt")
+    cllm("train", text, "-o", "whole", *tiny, *flags).assert_done()
+    cllm("train", text, "-o", "run", *tiny, *flags, "--stop-after", 4).assert_done()
+    cllm("tokenize", text, "-o", "a.tok", *flags).assert_done()
+    cllm("train", "a.tok", "-o", "run", "--resume").assert_done()
+    assert bits(Path("run")) == bits(Path("whole"))
+    copied = cllm("eval", "run", "--check-copy", "--corpus", "a.tok", "--json").assert_done().events[-1]
+    assert copied["event"] == "copy"
+
+
+@pytest.mark.parametrize("flags", [("--field", "body"), ("--encoding", "latin-1"), ("--split-on", "x")])
+def test_how_text_is_read_is_no_question_to_a_store(cllm, text, tiny, flags):
+    cllm("tokenize", text, "-o", "a.tok").assert_done()
+    cllm("train", "a.tok", "-o", "run", *tiny, *flags).assert_error(1, flags[0], "a token store has no text")
+    cllm("train", "a.tok", "-o", "run", *tiny, "--stop-after", 4).assert_done()
+    before = Path("run/config.toml").read_bytes()
+    cllm("train", "a.tok", "-o", "run", "--resume", *flags).assert_error(1, flags[0], "a token store has no text")
+    assert Path("run/config.toml").read_bytes() == before
+
+
+def test_a_compressed_store_is_no_text(cllm, text, tiny):
+    cllm("tokenize", text, "-o", "a.tok").assert_done()
+    Path("a.tok.gz").write_bytes(gzip.compress(Path("a.tok").read_bytes()))
+    cllm("train", "a.tok.gz", "-o", "run", *tiny).assert_error(1, "is a token store, no text")

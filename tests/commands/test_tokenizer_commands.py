@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -77,3 +78,16 @@ def test_what_is_no_tokenizer_is_said(cllm, text, tiny, spec, words):
     pytest.importorskip("tokenizers")
     cllm("train", text, "-o", "out", "--tokenizer", spec, *tiny).assert_error(1, *words)
     assert not Path("out").exists()
+
+
+def test_a_pipe_with_a_name_cannot_be_read_twice(cllm, tiny):
+    pytest.importorskip("tokenizers")
+    os.mkfifo("pipe")
+    # Opened for both, so that neither side waits for the other.
+    end = os.open("pipe", os.O_RDWR)
+    try:
+        cllm("train", "pipe", "--tokenizer", "bpe:300", "-o", "run", *tiny).assert_error(
+            1, "pipe is a pipe", "with - for"
+        )
+    finally:
+        os.close(end)

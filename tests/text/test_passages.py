@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import itertools
 
@@ -15,6 +16,7 @@ from cllm_cli.text import passages
 from cllm_cli.text.documents import AS_IT_IS, Reading
 from cllm_cli.text.passages import documents_of, lines_of
 from cllm_cli.text.sources import find_files
+from cllm_cli.text.store import MAGIC
 from cllm_cli.text.tokenizers import builder_of
 
 BYTE = builder_of("byte").finish(end_of_text=False)[0]
@@ -132,3 +134,25 @@ def test_rows_and_parts_are_documents_with_names_of_their_own(tmp_path):
     assert [bytes(passage.tokens.tolist()) for passage in group] == [b"ab", b"c"] * 2
     assert len({passage.id for passage in group}) == 4
     assert [passage.file for passage in group] == [str(rows)] * 2 + [str(parts)] * 2
+
+
+@pytest.mark.parametrize("wrap", [bytes, gzip.compress, lambda text: text.decode().encode("utf-16")])
+def test_lines_are_those_of_the_text_whatever_it_is_wrapped_in(tmp_path, wrap):
+    text = "one\nzwei ü\n\n三".encode()
+    (tmp_path / "wrapped").write_bytes(wrap(text))
+    found = read(lines_of(find_files([tmp_path / "wrapped"]), BYTE, None))
+    assert found == list(enumerate(text.split(b"\n"), start=1))
+
+
+def test_an_encoding_that_is_said_holds_for_lines_too(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"caf\xe9\nx")
+    listing = find_files([tmp_path / "a.txt"])
+    assert read(lines_of(listing, BYTE, None, Reading(encoding="latin-1"))) == [(1, "café".encode()), (2, b"x")]
+    assert read(lines_of(listing, BYTE, None, Reading(replace=True))) == [(1, "caf\ufffd".encode()), (2, b"x")]
+
+
+@pytest.mark.parametrize("wrap", [bytes, gzip.compress])
+def test_a_token_store_has_no_lines(tmp_path, wrap):
+    (tmp_path / "a.tok").write_bytes(wrap(MAGIC + b"more"))
+    with pytest.raises(CorpusError, match=r"a\.tok is a token store"):
+        list(lines_of(find_files([tmp_path / "a.tok"]), BYTE, None))
