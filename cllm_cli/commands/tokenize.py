@@ -51,7 +51,7 @@ def tokenize(
     from cllm_cli.text.tokenized import corpus_chunks, store_facts
     from cllm_cli.text.tokenizers import TOKENIZERS
     from cllm_cli.training.durable import write_file
-    from cllm_cli.training.inspection import named_tokenizer, tokenizer_of_ids
+    from cllm_cli.training.inspection import tokenizer_of_ids
     from cllm_cli.training.records import json_line
     from cllm_cli.training.signals import StopSignals
 
@@ -61,17 +61,15 @@ def tokenize(
         )
     reading = reading_of(chosen)
     check_place(out, force)
-    known = tokenizer_of_ids(tokenizer) if ids else named_tokenizer(tokenizer)
-    spec = known.kind if known else tokenizer
     stdin = getattr(sys.stdin, "buffer", None)
     with StopSignals(patient=False) as signals:
         try:
-            if known and ids:
-                read = read_ids(corpus, known, chosen.val_fraction, val)
+            if ids:
+                read = read_ids(corpus, tokenizer_of_ids(tokenizer), chosen.val_fraction, val)
             else:
-                read = read_corpus(corpus, spec, chosen.val_fraction, val, stdin, known, reading, contents=True)
+                read = read_corpus(corpus, tokenizer, chosen.val_fraction, val, stdin, reading=reading, contents=True)
             # A store needs no other file: it has its tokenizer, and of one that was a file only the kind is noted.
-            spec = spec if spec.partition(":")[0] in TOKENIZERS else read.tokenizer.kind
+            spec = tokenizer if tokenizer.partition(":")[0] in TOKENIZERS else read.tokenizer.kind
             chunks = corpus_chunks(read, spec, None if val else chosen.val_fraction)
             write_file(out, chunks, hint="make room there, or choose another --out; nothing was written")
         except KeyboardInterrupt:

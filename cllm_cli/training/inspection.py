@@ -43,27 +43,17 @@ def inspected(
             return {"event": "tokenizer", **tokenizer_facts(path, tokenizer_from_json(read_json(path)))}
         if is_foreign_tokenizer(path):
             return {"event": "tokenizer", **tokenizer_facts(path, builder_of(paths[0]).finish(end_of_text=False)[0])}
-    known = named_tokenizer(tokenizer_spec)
-    return {"event": "text", **survey(paths, tokenizer_spec, stdin, known, reading)}
-
-
-def named_tokenizer(spec: str) -> Tokenizer | None:
-    """The tokenizer of a run, where `spec` is the path of its tokenizer.json; what else it may be, builders know."""
-    return tokenizer_from_json(read_json(Path(spec))) if is_tokenizer(Path(spec)) else None
+    return {"event": "text", **survey(paths, tokenizer_spec, stdin, reading=reading)}
 
 
 def tokenizer_of_ids(spec: str) -> Tokenizer:
     """The tokenizer that `spec` names, which must be there without a text. Raises ConfigError."""
-    found = named_tokenizer(spec)
-    if found is None:
-        builder = builder_of(spec)
-        if not builder.final or builder.surveys:
-            raise ConfigError(
-                f"--tokenizer {one_line(spec)} is learned from a text, ids have theirs already",
-                "give the path of a file",
-            )
-        found, _ = builder.finish(end_of_text=True)
-    return found
+    builder = builder_of(spec)
+    if not builder.final or builder.surveys:
+        raise ConfigError(
+            f"--tokenizer {one_line(spec)} is learned from a text, ids have theirs already", "give the path of a file"
+        )
+    return builder.finish(end_of_text=True)[0]
 
 
 def is_run(path: Path) -> bool:

@@ -248,3 +248,15 @@ def test_a_compressed_store_is_no_text(cllm, text, tiny):
     cllm("tokenize", text, "-o", "a.tok").assert_done()
     Path("a.tok.gz").write_bytes(gzip.compress(Path("a.tok").read_bytes()))
     cllm("train", "a.tok.gz", "-o", "run", *tiny).assert_error(1, "is a token store, no text")
+
+
+def test_the_tokenizer_of_a_run_gives_the_same_bits_to_a_text_and_its_store(cllm, folder, tiny, bits, text):
+    """Of a run on one document, for several: it has no end of text, and gets none."""
+    cllm("train", text, "-o", "first", "--tokenizer", "char", *tiny).assert_done()
+    flags = ("--tokenizer", "first/tokenizer.json")
+    cllm("tokenize", folder, "-o", "a.tok", *flags).assert_done()
+    cllm("train", folder, "-o", "plain", *tiny, *flags).assert_done()
+    cllm("train", "a.tok", "-o", "stored", *tiny).assert_done()
+    for name in ("model.safetensors", "tokenizer.json", "data/tokens.safetensors"):
+        assert Path("plain", name).read_bytes() == Path("stored", name).read_bytes()
+    cllm("train", "a.tok", "-o", "on", *tiny, "--init-from", "first").assert_done()

@@ -236,9 +236,18 @@ def test_the_tokenizer_of_a_run_can_be_used_again(bpe, tmp_path):
     path.write_text(json.dumps({**bpe.to_json(), "merges": 5}))
     with pytest.raises(ConfigError, match="damaged: its merges"):
         builder_of(str(path))
-    path.write_text('{"kind": "byte", "vocab_size": 256, "end_of_text": null}')
-    with pytest.raises(ConfigError, match="--tokenizer byte"):
-        builder_of(str(path))
+
+
+@pytest.mark.parametrize("name", ["byte", "char"])
+@pytest.mark.parametrize("ends", [False, True])
+def test_the_tokenizer_of_a_run_stays_as_it_is(tmp_path, name, ends):
+    """Whether there is one document or several: text for that run has to be in its ids."""
+    made, _ = learned(name, [b"abc"], ends)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(made.to_json()))
+    for several in (False, True):
+        again, ids = learned(str(tmp_path), [b"cab"], several)
+        assert again.digest() == made.digest()
+        assert ids.tolist() == made.encode("cab").tolist()
 
 
 def test_a_sentencepiece_model_without_byte_pieces_counts_what_it_loses(tmp_path):

@@ -53,7 +53,11 @@ def builder_of(spec: str) -> Builder:
     if colon and not tokenizer.argument:
         raise ConfigError(f"tokenizer '{name}' takes no argument, not {argument!a}", f"use --tokenizer {name}")
     if not argument and tokenizer.argument:
-        hint = "its path alone is enough" if tokenizer.argument == "FILE" else "for example --tokenizer bpe:4096"
+        hint = (
+            "its path alone is enough, and of a run that of its tokenizer.json"
+            if tokenizer.argument == "FILE"
+            else "for example --tokenizer bpe:4096"
+        )
         raise ConfigError(f"tokenizer '{name}' is written {name}:{tokenizer.argument}", hint)
     return tokenizer.builder(argument)
 

@@ -1,7 +1,7 @@
 """Tokenizers that are there as files, told apart by what is in them.
 
 - `tokenizer.json` of the library `tokenizers`: a JSON object with a `model`;
-- `tokenizer.json` of a run of ours: a JSON object with a `kind`;
+- `tokenizer.json` of a run of ours: a JSON object with a `kind`, taken as it is;
 - GPT-2's `vocab.json` (a JSON object of ids by token) and `merges.txt` (a pair of tokens a line), side by side;
 - a SentencePiece model: a Protocol Buffers message whose first field is a piece, so that its first byte is 0x0A;
 - a folder that holds one of these.
@@ -15,8 +15,8 @@ from typing import Any
 
 from cllm_cli.errors import ConfigError, RunError
 from cllm_cli.printable import one_line
-from cllm_cli.text.tokenizers.base import Builder
-from cllm_cli.text.tokenizers.table import TableEncoder, TableTokenizer, end_among
+from cllm_cli.text.tokenizers.base import Builder, TokenArray, Tokenizer
+from cllm_cli.text.tokenizers.table import TableEncoder, end_among
 
 LARGEST = 64 << 20  # bytes of a tokenizer's file that anyone could mean
 MODEL_START = b"\n"
@@ -111,17 +111,42 @@ def _gpt2(vocabulary: Path, merges: Path) -> Builder:
     return TableEncoder(BpeTokenizer(tokens, ranked, end_among(specials, _named_ends(vocabulary.parent))))
 
 
+class Kept:
+    """The builder of a run's tokenizer, which stays as it is, so that text is in the very ids of that run."""
+
+    surveys = False
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer, self._encoder = tokenizer, tokenizer.encoder()
+        self.size, self.final, self.dense = self._encoder.size, self._encoder.final, self._encoder.dense
+
+    def begin(self, name: str, offset: int = 0) -> None:
+        self._encoder.begin(name, offset)
+
+    def encode(self, chunk: bytes) -> TokenArray:
+        return self._encoder.encode(chunk)
+
+    def end(self) -> TokenArray:
+        return self._encoder.end()
+
+    def notices(self) -> list[str]:
+        return self._encoder.notices()
+
+    def abandon(self) -> None:
+        pass
+
+    def finish(self, end_of_text: bool) -> tuple[Tokenizer, TokenArray | None]:
+        return self._tokenizer, None
+
+
 def _of_a_run(facts: dict[str, Any]) -> Builder:
-    """Raises ValueError where it is damaged, or is one that every corpus makes anew."""
+    """Raises ValueError where it is damaged."""
     from cllm_cli.text.tokenizers import tokenizer_from_json
 
     try:
-        made = tokenizer_from_json(facts)
+        return Kept(tokenizer_from_json(facts))
     except RunError as error:
         raise ValueError(error.message) from error
-    if not isinstance(made, TableTokenizer):
-        raise ValueError(f"it is a run's own, and of the kind --tokenizer {made.kind}")
-    return TableEncoder(made)
 
 
 def _named_ends(folder: Path) -> list[str]:
