@@ -66,10 +66,7 @@ def score_passages(
     several = len(listing.files) > 1
     scorer = TextScorer(folder.load_model(), tokenizer, batch)
     prepare(scorer.calls(), quiet or json)
-    if by_line:
-        groups = lines_of(listing, tokenizer, stdin, reading)
-    else:
-        groups = documents_of(listing, tokenizer, stdin, reading, notices)
+    groups = (lines_of if by_line else documents_of)(listing, tokenizer, stdin, reading, notices)
     for group in groups:
         scores = scorer.score([passage.tokens for passage in group])
         for passage, score in zip(group, scores, strict=True):

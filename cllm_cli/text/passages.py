@@ -11,15 +11,17 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
+import numpy as np
+
 from cllm_cli.errors import CorpusError
-from cllm_cli.text.chunks import CHUNK, beyond, peek
+from cllm_cli.text.chunks import CHUNK, beyond, in_chunks, peek
 from cllm_cli.text.compression import compression_of, decompressed
 from cllm_cli.text.decoding import BOM, as_utf8, marked_encoding
-from cllm_cli.text.documents import AS_IT_IS, Reading
+from cllm_cli.text.documents import Reading
 from cllm_cli.text.reading import SNIFFED, incoming
 from cllm_cli.text.sources import Listing, TextFile, opened
 from cllm_cli.text.store import MAGIC, no_text_but_store
-from cllm_cli.text.tokenizers.base import TokenArray, Tokenizer
+from cllm_cli.text.tokenizers.base import Encoder, TokenArray, Tokenizer
 
 HEAD = len(MAGIC)  # bytes that tell what a file is; a pipe is waited for to give so many
 GROUP = 1 << 16  # tokens of documents that are scored together, more or less
@@ -38,12 +40,14 @@ class Passage:
 
 
 def lines_of(
-    listing: Listing, tokenizer: Tokenizer, stdin: BinaryIO | None, reading: Reading = AS_IT_IS
+    listing: Listing, tokenizer: Tokenizer, stdin: BinaryIO | None, reading: Reading, notices: list[str]
 ) -> Iterator[list[Passage]]:
     r"""The lines of the listed files, without their ends (`\n` or `\r\n`), whatever their format.
 
-    Raises CorpusError for a file that cannot be read or a line that cannot be encoded, after those before it.
+    Raises CorpusError for a file that cannot be read or a line that cannot be encoded, after those before it. What a
+    user should know in the end goes to `notices`.
     """
+    encoder = tokenizer.encoder()
     for file, pieces in _files(listing, stdin, reading):
         number = 0
         for lines in _lines(pieces):
@@ -51,25 +55,28 @@ def lines_of(
             for line in lines:
                 number += 1
                 try:
-                    tokens = _encoded(line.removesuffix(b"\r"), tokenizer, f"line {number} of {file.name}")
+                    content = in_chunks(line.removesuffix(b"\r"))
+                    tokens = _encoded(content, encoder, tokenizer, f"line {number} of {file.name}")
                 except CorpusError:
                     yield group
                     raise
                 group.append(Passage(number, file.path, tokens))
             yield group
+    notices += encoder.notices()
 
 
 def documents_of(
     listing: Listing, tokenizer: Tokenizer, stdin: BinaryIO | None, reading: Reading, notices: list[str]
 ) -> Iterator[list[Passage]]:
     """The documents in the listed files, each of them whole. Raises CorpusError as `lines_of`."""
+    encoder = tokenizer.encoder()
     group: list[Passage] = []
     size = 0
     try:
         for file in listing.files:
             found = incoming(Listing([file], listing.skipped), reading, stdin, notices)
             for number, document in enumerate(found, start=1):
-                tokens = _encoded(b"".join(document.chunks), tokenizer, document.name)
+                tokens = _encoded(document.chunks, encoder, tokenizer, document.name, document.offset)
                 name = file.path if document.name == file.name else document.name
                 name = f"{name}, document {number}" if reading.separator and name == file.path else name
                 group.append(Passage(name, file.path, tokens))
@@ -81,6 +88,7 @@ def documents_of(
         yield group
         raise
     yield group
+    notices += encoder.notices()
 
 
 def _files(listing: Listing, stdin: BinaryIO | None, reading: Reading) -> Iterator[tuple[TextFile, Iterator[bytes]]]:
@@ -132,9 +140,8 @@ def _lines(pieces: Iterable[bytes]) -> Iterator[list[bytes]]:
         yield [last]
 
 
-def _encoded(data: bytes, tokenizer: Tokenizer, name: str) -> TokenArray:
-    """Ids of a text by itself. Bytes that are no UTF-8 stay as they are, if the tokenizer has ids for them."""
-    try:
-        return tokenizer.encode(data.decode("utf-8", "surrogateescape"))
-    except CorpusError as error:
-        raise CorpusError(f"{name}: {error.message}", error.hint) from error
+def _encoded(chunks: Iterable[bytes], encoder: Encoder, tokenizer: Tokenizer, name: str, offset: int = 0) -> TokenArray:
+    """Ids of a text by itself; the encoder's own memory is used again."""
+    encoder.begin(name, offset)
+    parts = [encoder.encode(chunk).astype(tokenizer.dtype) for chunk in chunks]
+    return np.concatenate([*parts, encoder.end().astype(tokenizer.dtype)])

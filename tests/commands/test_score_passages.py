@@ -91,7 +91,7 @@ def test_what_comes_before_an_unknown_character_is_scored(cllm, text, tiny):
     done = cllm("eval", "letters", "-", "--per-line", stdin="aei\nou\nöl\nae".encode())
     assert done.code == 1
     assert [line.split("\t")[0] for line in done.out.splitlines()] == ["1", "2"]
-    assert done.err.startswith("error: line 3 of standard input: ")
+    assert done.err.startswith("error: line 3 of standard input has a character")
 
 
 @pytest.mark.parametrize(

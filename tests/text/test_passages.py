@@ -10,6 +10,7 @@ import pytest
 from hypothesis import strategies as st
 from laws import law
 from text_files import BOM, refused, write
+from tokenizer_files import word_pieces
 
 from cllm_cli.errors import CorpusError
 from cllm_cli.text import passages
@@ -46,7 +47,7 @@ def read(groups):
 
 
 def piped(*pieces):
-    return lines_of(find_files(["-"]), BYTE, Pipe(pieces))
+    return lines_of(find_files(["-"]), BYTE, Pipe(pieces), AS_IT_IS, [])
 
 
 LINES = {
@@ -82,7 +83,7 @@ def test_lines_do_not_depend_on_how_a_pipe_is_read(content, cuts):
 def test_a_pipe_is_answered_as_it_goes():
     """The first lines are there before the second piece was read."""
     pipe = Pipe([b"one\ntwo\nthr", b"ee\n"])
-    groups = lines_of(find_files(["-"]), BYTE, pipe)
+    groups = lines_of(find_files(["-"]), BYTE, pipe, AS_IT_IS, [])
     assert read([next(groups)]) == [(1, b"one"), (2, b"two")]
     assert len(pipe.pieces) == 1
     assert read(groups) == [(3, b"three")]
@@ -90,7 +91,7 @@ def test_a_pipe_is_answered_as_it_goes():
 
 def test_each_file_has_its_own_numbers(tmp_path):
     write(tmp_path, a_txt="one\ntwo", b_txt="three")
-    found = list(itertools.chain(*lines_of(find_files([tmp_path]), BYTE, None)))
+    found = list(itertools.chain(*lines_of(find_files([tmp_path]), BYTE, None, AS_IT_IS, [])))
     assert [(passage.id, passage.file) for passage in found] == [
         (1, str(tmp_path / "a.txt")),
         (2, str(tmp_path / "a.txt")),
@@ -99,9 +100,9 @@ def test_each_file_has_its_own_numbers(tmp_path):
 
 
 def test_a_line_that_has_no_ids_is_named_after_those_before_it():
-    groups = lines_of(find_files(["-"]), letters("abc"), Pipe([b"ab\nbc\naxc\nab\n"]))
+    groups = lines_of(find_files(["-"]), letters("abc"), Pipe([b"ab\nbc\naxc\nab\n"]), AS_IT_IS, [])
     assert [passage.tokens.tolist() for passage in next(groups)] == [[0, 1], [1, 2]]
-    refused(lambda: next(groups), "line 3 of standard input", "character 2", "--tokenizer byte")
+    refused(lambda: next(groups), "line 3 of standard input", "at byte 1", "--tokenizer byte")
 
 
 @pytest.mark.parametrize("group", [1, 7, 1000])
@@ -140,19 +141,33 @@ def test_rows_and_parts_are_documents_with_names_of_their_own(tmp_path):
 def test_lines_are_those_of_the_text_whatever_it_is_wrapped_in(tmp_path, wrap):
     text = "one\nzwei ü\n\n三".encode()
     (tmp_path / "wrapped").write_bytes(wrap(text))
-    found = read(lines_of(find_files([tmp_path / "wrapped"]), BYTE, None))
+    found = read(lines_of(find_files([tmp_path / "wrapped"]), BYTE, None, AS_IT_IS, []))
     assert found == list(enumerate(text.split(b"\n"), start=1))
 
 
 def test_an_encoding_that_is_said_holds_for_lines_too(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"caf\xe9\nx")
     listing = find_files([tmp_path / "a.txt"])
-    assert read(lines_of(listing, BYTE, None, Reading(encoding="latin-1"))) == [(1, "café".encode()), (2, b"x")]
-    assert read(lines_of(listing, BYTE, None, Reading(replace=True))) == [(1, "caf\ufffd".encode()), (2, b"x")]
+    assert read(lines_of(listing, BYTE, None, Reading(encoding="latin-1"), [])) == [(1, "café".encode()), (2, b"x")]
+    assert read(lines_of(listing, BYTE, None, Reading(replace=True), [])) == [(1, "caf\ufffd".encode()), (2, b"x")]
 
 
 @pytest.mark.parametrize("wrap", [bytes, gzip.compress])
 def test_a_token_store_has_no_lines(tmp_path, wrap):
     (tmp_path / "a.tok").write_bytes(wrap(MAGIC + b"more"))
     with pytest.raises(CorpusError, match=r"a\.tok is a token store"):
-        list(lines_of(find_files([tmp_path / "a.tok"]), BYTE, None))
+        list(lines_of(find_files([tmp_path / "a.tok"]), BYTE, None, AS_IT_IS, []))
+
+
+@pytest.mark.parametrize("passages_of", [lines_of, documents_of])
+def test_what_does_not_come_back_is_said_in_the_end(tmp_path, passages_of):
+    """By a tokenizer that drops case."""
+    (tmp_path / "tokenizer.json").write_text(word_pieces().to_str(), "utf-8")
+    tokenizer, _ = builder_of(str(tmp_path / "tokenizer.json")).finish(end_of_text=False)
+    (tmp_path / "a.txt").write_text("the cat", "utf-8")
+    (tmp_path / "b.txt").write_text("The Cat", "utf-8")
+    for name, count in (("a.txt", 0), ("b.txt", 1)):
+        notices = []
+        groups = list(passages_of(find_files([tmp_path / name]), tokenizer, None, AS_IT_IS, notices))
+        assert sum(map(len, groups)) == 1
+        assert len(notices) == count
