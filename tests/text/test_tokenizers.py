@@ -320,3 +320,15 @@ def test_the_digest_is_that_of_what_is_stored(spec):
     again = tokenizer_from_json(json.loads(json.dumps(tokenizer.to_json())))
     assert again.digest() == tokenizer.digest()
     assert len(bytes.fromhex(again.digest())) == 32
+
+
+@pytest.mark.parametrize("name", ["byte", "char"])
+@pytest.mark.parametrize("text", ["abc", "aé"])
+@pytest.mark.parametrize("ends", [False, True])
+def test_an_end_of_text_counts_no_bytes(name, text, ends, monkeypatch):
+    """Whether all other ids stand for equally many or not, and in every chunk."""
+    monkeypatch.setattr("cllm_cli.text.tokenizers.base.COUNT_CHUNK", 4)
+    tokenizer, _ = learned(name, [text.encode()], ends)
+    between = [tokenizer.end_of_text] if ends else []
+    tokens = np.array([*tokenizer.encode(text), *between] * 5, tokenizer.dtype)
+    assert count_bytes(tokens, tokenizer) == 5 * len(text.encode())
