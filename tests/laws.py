@@ -35,7 +35,7 @@ def law(quick: int, full: int, **strategies: Any) -> Callable[[Callable[..., Non
         kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
         own = [inspect.Parameter(name, kind) for name in ("examples", "request")]
         # Pytest reads it; functions declare none.
-        run.__signature__ = inspect.Signature([*own, *others])  # type: ignore[attr-defined]
+        run.__signature__ = inspect.Signature([*own, *others])  # type: ignore[attr-defined]  # functions declare none
         run.__name__, run.__doc__, run.__module__ = test.__name__, test.__doc__, test.__module__
         run.pytestmark = list(getattr(test, "pytestmark", []))  # type: ignore[attr-defined]  # the same
         return pytest.mark.parametrize("examples", [quick, pytest.param(full, marks=pytest.mark.slow)])(run)

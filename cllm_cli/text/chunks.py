@@ -16,12 +16,17 @@ def chunks_of(stream: BinaryIO) -> Iterator[bytes]:
         yield chunk
 
 
+def piece_of(stream: BinaryIO, size: int) -> bytes:
+    """What is there to read, `size` bytes at most; a pipe is not waited for to give more."""
+    piece: bytes = stream.read1(size)  # type: ignore[attr-defined]  # BinaryIO has none, buffered streams do
+    return piece
+
+
 def _chunk(stream: BinaryIO) -> bytes:
     """The next CHUNK bytes, or what is left. A signal is heeded between the pieces that a pipe gives."""
     pieces: list[bytes] = []
     missing = CHUNK
-    # BinaryIO does not tell of read1; sources are buffered.
-    while missing and (piece := stream.read1(missing)):  # type: ignore[attr-defined]
+    while missing and (piece := piece_of(stream, missing)):
         pieces.append(piece)
         missing -= len(piece)
     return b"".join(pieces)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from cllm_cli.errors import CorpusError, RunError
+from cllm_cli.errors import CorpusError
 from cllm_cli.text.documents import AS_IT_IS, Reading
 from cllm_cli.text.pile import Pile, Span
 from cllm_cli.text.reading import files_in, incoming, plain_bytes, readable_twice
@@ -58,7 +58,7 @@ class Corpus:
     contents: DocumentTable | None = None
 
     def facts(self) -> dict[str, Any]:
-        """What a run stores beside tokens and tokenizer, ready for JSON; `restored` takes it back."""
+        """What a run stores beside tokens and tokenizer, ready for JSON; `stored_corpus.restored` takes it back."""
         return {name: getattr(self, name) for name in FACTS}
 
     def stored_tokens(self) -> dict[str, TokenArray]:
@@ -199,26 +199,6 @@ def tokens_of(
     return Text(tokens, size, len(documents), dict(listing.skipped), notices)
 
 
-def restored(facts: Mapping[str, Any], tokenizer: Tokenizer, train: TokenArray, val: TokenArray) -> Corpus:
-    """The corpus whose `facts` and `stored_tokens` a run has kept. Raises RunError where they do not fit together."""
-    for name, kind in FACTS.items():
-        if type(facts.get(name)) is not kind:
-            raise _damaged(f"'{name}' is missing or of the wrong type")
-    for tokens, side in ((train, "train"), (val, "val")):
-        check_tokens(tokens, tokenizer)
-        if count_bytes(tokens, tokenizer) != facts[f"{side}_bytes"]:
-            raise _damaged(f"the {side} tokens stand for another number of bytes")
-    return Corpus(train=train, val=val, tokenizer=tokenizer, **{name: facts[name] for name in FACTS})
-
-
-def check_tokens(tokens: TokenArray, tokenizer: Tokenizer) -> None:
-    """Raise RunError unless `tokens`, which come from a file, can be this tokenizer's."""
-    if tokens.ndim != 1 or tokens.dtype != tokenizer.dtype or not tokens.flags.c_contiguous:
-        raise _damaged(f"its tokens are no plain array of {tokenizer.dtype}")
-    if tokens.size and int(tokens.max()) >= tokenizer.vocab_size:
-        raise _damaged("it has tokens outside the vocabulary")
-
-
 def check_long_enough(corpus: Corpus, block_size: int) -> None:
     """Raise CorpusError unless a window of `block_size` tokens fits into the training text and validation has a score.
 
@@ -314,7 +294,3 @@ def _copies(documents: Sequence[Document], val_documents: Sequence[Document]) ->
 
 def _counted(tokens: int) -> str:
     return f"{tokens:,} token{'' if tokens == 1 else 's'}"
-
-
-def _damaged(what: str) -> RunError:
-    return RunError(f"the stored tokens are damaged: {what}", "train again, or restore the run folder")

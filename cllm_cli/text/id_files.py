@@ -123,9 +123,9 @@ def _joined(parts: Sequence[TokenArray], tokenizer: Tokenizer) -> TokenArray:
     """All ids in one array of the tokenizer's type; a single one that has it already stays where it is."""
     if len(parts) == 1 and parts[0].dtype == tokenizer.dtype:
         return parts[0]
-    whole: Any = np.empty(sum(part.size for part in parts), tokenizer.dtype)
+    whole: TokenArray = np.empty(sum(part.size for part in parts), tokenizer.dtype)
     filled = 0
     for part in parts:
         whole[filled : filled + part.size] = part
         filled += part.size
-    return whole  # type: ignore[no-any-return]
+    return whole

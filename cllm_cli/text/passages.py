@@ -14,7 +14,7 @@ from typing import BinaryIO
 import numpy as np
 
 from cllm_cli.errors import CorpusError
-from cllm_cli.text.chunks import CHUNK, beyond, in_chunks, peek
+from cllm_cli.text.chunks import CHUNK, beyond, in_chunks, peek, piece_of
 from cllm_cli.text.compression import compression_of, decompressed
 from cllm_cli.text.decoding import BOM, as_utf8, marked_encoding
 from cllm_cli.text.documents import Reading
@@ -115,15 +115,8 @@ def _files(listing: Listing, stdin: BinaryIO | None, reading: Reading) -> Iterat
 
 
 def _pieces(stream: BinaryIO) -> Iterator[bytes]:
-    while piece := _piece(stream):
+    while piece := piece_of(stream, CHUNK):
         yield piece
-
-
-def _piece(stream: BinaryIO) -> bytes:
-    """What is there to read, CHUNK bytes at most; a pipe is not waited for to give more."""
-    # BinaryIO does not tell of read1; sources are buffered.
-    piece: bytes = stream.read1(CHUNK)  # type: ignore[attr-defined]
-    return piece
 
 
 def _lines(pieces: Iterable[bytes]) -> Iterator[list[bytes]]:

@@ -16,10 +16,11 @@ import numpy as np
 
 from cllm_cli.errors import ConfigError, CorpusError, RunError
 from cllm_cli.printable import one_line
-from cllm_cli.text.corpus import Corpus, read_corpus, restored
+from cllm_cli.text.corpus import Corpus, read_corpus
 from cllm_cli.text.documents import AS_IT_IS, Reading
 from cllm_cli.text.split import SPLIT_RULE, Document, fingerprint_of
 from cllm_cli.text.store import REMEDY, DocumentTable, Store, damaged, single_store, store_chunks
+from cllm_cli.text.stored_corpus import restored
 from cllm_cli.text.tokenizers import TOKENIZERS, tokenizer_from_json
 from cllm_cli.text.tokenizers.base import Tokenizer
 

@@ -27,7 +27,8 @@ from cllm_cli.errors import ConfigError, RunError
 from cllm_cli.model.arena import Arena
 from cllm_cli.model.build import Model, ModelConfig
 from cllm_cli.model.transformers_config import transformers_config
-from cllm_cli.text.corpus import Corpus, check_tokens, restored
+from cllm_cli.text.corpus import Corpus
+from cllm_cli.text.stored_corpus import check_tokens, restored
 from cllm_cli.text.tokenizers import tokenizer_from_json
 from cllm_cli.text.tokenizers.base import TokenArray, Tokenizer
 from cllm_cli.training.durable import TEMPORARY, data_hash, remove_temporaries, tensor_chunks, write_file

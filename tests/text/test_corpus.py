@@ -15,7 +15,8 @@ from text_files import BOM, expected_tokens, refused, words, write
 from tokenizer_files import ids_of, word_pieces
 
 from cllm_cli.errors import CorpusError, RunError
-from cllm_cli.text.corpus import check_tokens, read_corpus, restored, tokens_of
+from cllm_cli.text.corpus import read_corpus, tokens_of
+from cllm_cli.text.stored_corpus import check_tokens, restored
 from cllm_cli.text.tokenizers.base import count_bytes
 from cllm_cli.text.tokenizers.byte import ByteTokenizer
 from cllm_cli.text.tokenizers.char import CharTokenizer

@@ -162,6 +162,16 @@ class StreamDecoder:
         return self._utf8.decode(b"", final=True)
 
 
+def given_bytes(text: str) -> bytes:
+    """UTF-8 of a text that a user gave, its surrogate escapes as the bytes that they were. Raises CorpusError."""
+    try:
+        return text.encode("utf-8", errors="surrogateescape")
+    except UnicodeEncodeError as error:
+        raise CorpusError(
+            f"{text[error.start]!a} is no character, but half of one (a lone surrogate)", "pass the text in UTF-8"
+        ) from error
+
+
 def count_bytes(tokens: TokenArray, tokenizer: Tokenizer) -> int:
     """The number of bytes that `tokens` stand for. Memory: less than a MiB, whatever their number."""
     sizes = tokenizer.token_bytes

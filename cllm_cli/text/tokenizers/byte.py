@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from cllm_cli.errors import CorpusError
 from cllm_cli.text.tokenizers.base import (
     Builder,
     Encoder,
@@ -20,6 +19,7 @@ from cllm_cli.text.tokenizers.base import (
     as_ids,
     checked_end_of_text,
     checked_keys,
+    given_bytes,
 )
 
 BYTES = 256
@@ -49,14 +49,7 @@ class ByteTokenizer(Tokenizer):
 
         Raises CorpusError for other lone surrogates, which no bytes stand for.
         """
-        try:
-            data = text.encode("utf-8", errors="surrogateescape")
-        except UnicodeEncodeError as error:
-            raise CorpusError(
-                f"{text[error.start]!a} is no character, but half of one (a lone surrogate)",
-                "pass the text in UTF-8",
-            ) from error
-        return np.frombuffer(data, dtype=np.uint8).astype(self.dtype)
+        return np.frombuffer(given_bytes(text), dtype=np.uint8).astype(self.dtype)
 
     def decode_bytes(self, ids: npt.ArrayLike) -> bytes:
         numbers = as_ids(ids)

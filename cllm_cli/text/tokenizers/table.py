@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cllm_cli.errors import CorpusError
-from cllm_cli.text.tokenizers.base import TokenArray, Tokenizer, as_ids, damaged, token_dtype
+from cllm_cli.text.tokenizers.base import TokenArray, Tokenizer, as_ids, damaged, given_bytes, token_dtype
 from cllm_cli.text.tokenizers.byte import continues
 from cllm_cli.text.tokenizers.cutting import Cutter, runs
 
@@ -73,16 +72,9 @@ class TableTokenizer(Tokenizer):
 
         Raises CorpusError for other lone surrogates, which no bytes stand for.
         """
-        try:
-            data = text.encode("utf-8", errors="surrogateescape")
-        except UnicodeEncodeError as error:
-            raise CorpusError(
-                f"{text[error.start]!a} is no character, but half of one (a lone surrogate)",
-                "pass the text in UTF-8",
-            ) from error
         encoder = self.encoder()
         encoder.begin("the text")
-        return np.concatenate([encoder.encode(data), encoder.end()]).astype(self.dtype)
+        return np.concatenate([encoder.encode(given_bytes(text)), encoder.end()]).astype(self.dtype)
 
     def encode_bytes(self, data: bytes) -> TokenArray:
         """The ids of bytes that are no UTF-8."""
