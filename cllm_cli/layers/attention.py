@@ -6,9 +6,10 @@
 
 A head is worked off in strips of queries, against the keys that they can see. A strip's scores are a tile of scratch,
 so the T × T matrix never exists; backward computes P again from the saved lse (Dao et al. 2022, arXiv:2205.14135). All
-products run on the micro-kernel, K and V being packed once a task: a task is a head in backward, a head or some of its
-strips in forward. A tile's rows are whole panels long: what lies past the last key that a query sees is masked, which
-needs no loop for the odd elements at the end. Every number is one sum in fixed order: no result depends on threads.
+products run on the micro-kernel, K and V being packed once a task: a task is a head or, where threads outnumber heads,
+some of its strips; dK and dV, being sums over strips, then go by blocks of keys, and P is computed twice. A tile's rows
+are whole panels long: what lies past the last key that a query sees is masked, which needs no loop for the odd elements
+at the end. Every number is one sum in fixed order: no result depends on threads.
 
 In generation K and V of earlier tokens stand in a cache, and `position` is the place of the first new token.
 """
@@ -28,6 +29,7 @@ from cllm_cli.kernels.simd import MR, columns, panel_width, thread_count
 from cllm_cli.layers.base import Layer
 
 STRIP = 32  # queries in a strip: their packed rows and scores stay in the second-level cache
+KEYS = 4  # strips of keys at a time, where heads are shared: fewer pack the queries too often, more leave threads idle
 
 
 def workspace(S: int, HS: int, threads: int, itemsize: int) -> int:
@@ -113,11 +115,17 @@ def attend(out, lse, q, k, v, q_stride, kv_stride, out_stride, rows, position, s
         multiply_panels(into, out_stride, strip, size, keys, packed, values_packed, every, into, out_stride, no, edge)
 
 
+@inner
+def shares_of(pairs, threads, time):
+    """Into how many tasks the strips of a head are divided, so that no thread is without one."""
+    return min((threads + pairs - 1) // pairs, (time + STRIP - 1) // STRIP)
+
+
 @kernel
 def attention_forward(out, lse, work, qkv):
     batch, time, _, heads, size = qkv.shape
     pairs, threads = batch * heads, thread_count()
-    shares = min((threads + pairs - 1) // pairs, (time + STRIP - 1) // STRIP)
+    shares = shares_of(pairs, threads, time)
     space = work.shape[0] // threads
     stride, out_stride = 3 * heads * size, heads * size
     for task in prange(pairs * shares):
@@ -164,36 +172,44 @@ def attention_cached(out, keys, values, recent_lse, work, qkv, position):
 
 
 @inner
-def attend_backward(dqkv, dout, qkv, out, lse, b, h, work):
-    """One head of backward: writes its part of dqkv."""
+def attend_backward(dqkv, dout, qkv, out, lse, b, h, work, share, shares, low, high, queries, keys):
+    """A part of a head's backward: `queries` writes dQ of strips, `keys` dK and dV of the keys low … high.
+
+    Of the strips that see a key from low (a multiple of STRIP) on, this takes every `shares`-th from `share` on. dQ
+    needs all keys, dK and dV all strips: what is not asked for is not written.
+    """
     _, time, _, heads, size = qkv.shape
     real = qkv.dtype.type
     one, yes, no = np.int64(1), np.bool_(True), np.bool_(False)
     stride, out_stride = 3 * heads * size, heads * size
     start, out_start = b * time * stride + h * size, b * time * out_stride + h * size
-    q, k, v = pointer(qkv, start), pointer(qkv, start + out_stride), pointer(qkv, start + 2 * out_stride)
-    dq, dk, dv = pointer(dqkv, start), pointer(dqkv, start + out_stride), pointer(dqkv, start + 2 * out_stride)
+    k_start = start + low * stride + out_stride
+    v_start = k_start + out_stride
+    q, k, v = pointer(qkv, start), pointer(qkv, k_start), pointer(qkv, v_start)
+    dq, dk, dv = pointer(dqkv, start), pointer(dqkv, k_start), pointer(dqkv, v_start)
     nr = panel_width(q)
     scaling = real(1) / np.sqrt(real(size))
+    every = high - low
     keys_transposed = pointer(work, 0)
-    at = padded(time, nr) * size
+    at = padded(every, nr) * size
     values_transposed = pointer(work, at)
     at *= 2
     keys_packed = pointer(work, at)
-    at += time * padded(size, nr)
+    at += every * padded(size, nr)
     strip_packed = pointer(work, at)
     at += STRIP * padded(size, nr)
     edge = pointer(work, at)
     at += MR * nr
     packed = pointer(work, at)
-    at += (STRIP + MR) * max(padded(time, nr), size)
-    pack_columns(keys_transposed, k, one, stride, time, size)
-    pack_columns(values_transposed, v, one, stride, time, size)
-    pack_columns(keys_packed, k, stride, one, size, time)
-    for first in range(0, time, STRIP):
+    at += (STRIP + MR) * max(padded(every, nr), size)
+    pack_columns(keys_transposed, k, one, stride, every, size)
+    pack_columns(values_transposed, v, one, stride, every, size)
+    if queries:
+        pack_columns(keys_packed, k, stride, one, size, every)
+    for first in range(low + share * STRIP, time, shares * STRIP):
         strip = min(STRIP, time - first)
-        keys = first + strip
-        width = padded(keys, nr)
+        seen = min(first + strip, high) - low
+        width = padded(seen, nr)
         p = work[at : at + strip * width].reshape(strip, width)
         ds = work[at + strip * width : at + 2 * strip * width].reshape(strip, width)
         tile, dtile = pointer(p, 0), pointer(ds, 0)
@@ -207,30 +223,51 @@ def attend_backward(dqkv, dout, qkv, out, lse, b, h, work):
             delta = real(0)
             for c in range(size):
                 delta += dout[b, t, h, c] * out[b, t, h, c]
-            softmax_row_backward(p[i], ds[i], t + 1, scaling, lse[b, h, t], delta)
-        into = advance(dq, first * stride)
-        pack_rows(packed, dtile, width, one, strip, keys)
-        multiply_panels(into, stride, strip, size, keys, packed, keys_packed, time, into, stride, no, edge)
-        # The first strips reach the first keys alone: rows of dK and dV are written by the strip that first sees them.
-        for source, panels, panels_stride, target in (
-            (tile, dout_strip, out_stride, dv),
-            (dtile, q_strip, stride, dk),
-        ):
-            pack_columns(strip_packed, panels, panels_stride, one, size, strip)
-            pack_rows(packed, source, one, width, first, strip)
-            multiply_panels(target, stride, first, size, strip, packed, strip_packed, strip, target, stride, yes, edge)
-            pack_rows(packed, advance(source, first), one, width, strip, strip)
-            fresh = advance(target, first * stride)
-            multiply_panels(fresh, stride, strip, size, strip, packed, strip_packed, strip, fresh, stride, no, edge)
+            softmax_row_backward(p[i], ds[i], min(t + 1, high) - low, scaling, lse[b, h, t], delta)
+        if queries:
+            into = advance(dq, first * stride)
+            pack_rows(packed, dtile, width, one, strip, seen)
+            multiply_panels(into, stride, strip, size, seen, packed, keys_packed, every, into, stride, no, edge)
+        if keys:
+            # The first strips reach the first keys alone: who first sees a key writes its row, the later ones add.
+            old = min(first, high) - low
+            for source, panels, panels_stride, target in (
+                (tile, dout_strip, out_stride, dv),
+                (dtile, q_strip, stride, dk),
+            ):
+                pack_columns(strip_packed, panels, panels_stride, one, size, strip)
+                pack_rows(packed, source, one, width, old, strip)
+                multiply_panels(
+                    target, stride, old, size, strip, packed, strip_packed, strip, target, stride, yes, edge
+                )
+                pack_rows(packed, advance(source, old), one, width, seen - old, strip)
+                fresh = advance(target, old * stride)
+                multiply_panels(
+                    fresh, stride, seen - old, size, strip, packed, strip_packed, strip, fresh, stride, no, edge
+                )
 
 
 @kernel
 def attention_backward(dqkv, work, dout, qkv, out, lse):
-    batch, heads = qkv.shape[0], qkv.shape[3]
-    space = work.shape[0] // thread_count()
-    for task in prange(batch * heads):
+    batch, time, _, heads, _ = qkv.shape
+    pairs, threads = batch * heads, thread_count()
+    shares = shares_of(pairs, threads, time)
+    # In shares, probabilities are computed twice: 7 products for 5. That must pay.
+    if 7 * ((pairs * shares + threads - 1) // threads) >= 5 * shares * ((pairs + threads - 1) // threads):
+        shares = 1
+    span = min(KEYS, ((time + STRIP - 1) // STRIP + shares - 1) // shares) * STRIP
+    space = work.shape[0] // threads
+    none, one, yes, no = np.int64(0), np.int64(1), np.bool_(True), np.bool_(False)
+    for task in prange(pairs * shares):
+        b, h, share = task // shares // heads, task // shares % heads, task % shares
         mine = work[get_thread_id() * space : (get_thread_id() + 1) * space]
-        attend_backward(dqkv, dout, qkv, out, lse, task // heads, task % heads, mine)
+        # Late strips see more keys, early keys are seen by more strips: each share has as much to do.
+        whole = shares == 1
+        attend_backward(dqkv, dout, qkv, out, lse, b, h, mine, share, shares, none, time, yes, whole)
+        if not whole:
+            for low in range(share * span, time, shares * span):
+                high = min(low + span, time)
+                attend_backward(dqkv, dout, qkv, out, lse, b, h, mine, none, one, low, high, no, yes)
 
 
 ATTENTION = Layer(
