@@ -32,6 +32,7 @@ from cllm_cli.text.stored_corpus import check_tokens, restored
 from cllm_cli.text.tokenizers import tokenizer_from_json
 from cllm_cli.text.tokenizers.base import TokenArray, Tokenizer
 from cllm_cli.training.durable import TEMPORARY, data_hash, remove_temporaries, tensor_chunks, write_file
+from cllm_cli.training.not_finite import is_finite
 
 OWN = ("config.toml", "config.json", "model.safetensors", "tokenizer.json", "metrics.jsonl", "checkpoint", "data")
 LOCK = ".lock"
@@ -273,6 +274,8 @@ def copy_tensors(source: Any, targets: Mapping[str, npt.NDArray[Any]], path: Pat
             )
     for name, target in targets.items():
         target[...] = source.get_tensor(name)
+        if not is_finite(target):
+            raise RunError(f"{path}: {name} is not finite", "choose another run; nothing can be made of these weights")
 
 
 def _tokens(tensors: Any, name: str) -> TokenArray:
