@@ -36,7 +36,8 @@ TEXT = """# The command line
 
 Standard output carries results only; progress, tables and warnings go to standard error. With `--json` standard output is
 JSON lines, one object an event. `--quiet` silences progress. `NO_COLOR`, `TERM=dumb` and a pipe give plain text. `_` may be
-written for `-` in every flag.
+written for `-` in every flag. Where kernels run, `--cpu LEVEL` says for which CPU: `native`, `x86-64-v3` or `x86-64-v4`. A build may bring
+kernels of levels along, and takes the highest that the CPU has; without them every CPU compiles for itself. So does the variable CLLM_CPU.
 
 | exit code | |
 |---|---|
@@ -207,6 +208,13 @@ NUL bytes, UTF-16, UTF-8 that was read as Latin-1 (`Ã©`), mixed line ends, exa
     {{"event":"tokenizer","path":…,"tokenizer":…,"vocab_size":…,"end_of_text":…,"sha256":…,"ids":[{{"id":…,"text":…,"hex":…}}]}}
 
 `params` are those of `model.safetensors`, `step` that of the last whole checkpoint; checkpoints that are not whole are in `damaged`.
+
+## warmup
+
+Compiles every kernel into the cache (`$CLLM_CACHE_DIR`, else `~/.cache/cllm`), so that no later command has to. `--level LEVEL --out DIR`
+compiles for a CPU level into a new folder instead, on whatever CPU: that is what `cllm_cli/compiled/LEVEL` of a build holds.
+
+    {{"event":"compile","kernels":…,"seconds":…,"path":…}}
 
 ## gradcheck
 
