@@ -85,6 +85,9 @@ class Settings:
         0.1, DATA, "share of the text kept for validation", above=0, below=1, aliases=("val-split",)
     )
     val: str | None = _setting(None, DATA, "validate on this file instead")
+    pack: bool = _setting(
+        True, DATA, "windows run across documents; --no-pack: none holds tokens of two, what one does not fill is idle"
+    )
     batch_size: int | None = _setting(None, DATA, "windows in a micro-batch, B", low=1)
     grad_accum: int = _setting(1, DATA, "micro-batches in a step", low=1, aliases=("gradient-accumulation-steps",))
 

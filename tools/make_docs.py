@@ -80,7 +80,8 @@ cannot be read, ends the command with its line. `--split-on` cuts plain text, an
 In folders, hidden files and what is no text are left out and counted. A pattern of `--include` or `--exclude` with a slash has to fit the
 path within the folder, one without it the name; `--exclude` leaves whole folders out too. Files that are named themselves are always read.
 
-One document gives its end to validation; several are shared out whole, by a hash of their content.
+One document gives its end to validation; several are shared out whole, by a hash of their content. Windows run across documents unless
+`--no-pack` keeps each within one ([how](decisions/014-windows-within-documents.md)), for which the tokenizer needs an end-of-text id.
 
 ### Events
 

@@ -86,7 +86,7 @@ def evaluate(
         raise CorpusError(f"the text has {tokens.size} tokens, a score needs 2", "give more text")
     check = CopyCheck(check_copy, folder, tokenizer, corpus)
     model = folder.load_model()
-    evaluator = Evaluator(model, tokens, tokenizer, batch)
+    evaluator = Evaluator(model, tokens, tokenizer, batch, stored.pack)
     prepare([*evaluator.calls(), *check.calls()], quiet or json)
     copied = check.find(tokens)  # what cannot be checked is told before the work, not after it
     progress = not quiet and not json and not is_plain(sys.stderr)

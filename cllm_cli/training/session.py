@@ -22,7 +22,6 @@ from cllm_cli.model.recompute import NONE
 from cllm_cli.optim import OPTIMIZERS
 from cllm_cli.optim.base import Optimizer, Updater
 from cllm_cli.printable import one_line
-from cllm_cli.text.batches import Sampler
 from cllm_cli.text.corpus import Corpus, check_long_enough
 from cllm_cli.text.reading import reading_of
 from cllm_cli.text.sources import STANDARD_INPUT
@@ -34,7 +33,7 @@ from cllm_cli.text.tokenizers.char import CharTokenizer
 from cllm_cli.training import checkpoint
 from cllm_cli.training.checkpoint import FREE, Progress
 from cllm_cli.training.memory import choose_recompute
-from cllm_cli.training.resolve import available_cores, resolve
+from cllm_cli.training.resolve import available_cores, resolve, sampler_of
 from cllm_cli.training.run_folder import RunFolder, model_config
 from cllm_cli.training.step import Stepper
 from cllm_cli.training.training_text import origin_of
@@ -227,7 +226,7 @@ def _build(folder: RunFolder, wanted: Settings, settings: Settings, corpus: Corp
     updater = Updater(
         OPTIMIZERS.load(settings.optimizer), model.arena, {name: getattr(settings, name) for name in UPDATER_SETTINGS}
     )
-    sampler = Sampler(corpus.train, model.config.block_size, settings.seed)
+    sampler = sampler_of(corpus, settings)
     assert settings.batch_size is not None
     stepper = Stepper(
         model, updater, sampler, settings.batch_size, settings.grad_accum, settings.grad_clip, settings.seed
