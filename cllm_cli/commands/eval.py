@@ -54,8 +54,8 @@ def evaluate(
     from cllm_cli.text.corpus import tokens_of
     from cllm_cli.text.reading import reading_of
     from cllm_cli.training.evaluate import Evaluator, Score
+    from cllm_cli.training.machine import available_cores
     from cllm_cli.training.records import json_line
-    from cllm_cli.training.resolve import available_cores
     from cllm_cli.training.run_folder import RunFolder
     from cllm_cli.training.session import use_threads
 

@@ -54,8 +54,8 @@ def generate(
     from cllm_cli.model.decode import generate as drawn
     from cllm_cli.printable import printable
     from cllm_cli.text.writing import recorded, tokens_within, until
+    from cllm_cli.training.machine import available_cores
     from cllm_cli.training.records import json_line
-    from cllm_cli.training.resolve import available_cores
     from cllm_cli.training.run_folder import RunFolder
     from cllm_cli.training.session import use_threads
 

@@ -60,8 +60,8 @@ def gradcheck(
     from cllm_cli.reporting.flow import show_flow
     from cllm_cli.reporting.tables import show_gradcheck
     from cllm_cli.reporting.terminal import write_line
+    from cllm_cli.training.machine import available_cores
     from cllm_cli.training.records import json_line
-    from cllm_cli.training.resolve import available_cores
     from cllm_cli.training.run_folder import RunFolder
     from cllm_cli.training.session import use_threads
 

@@ -41,7 +41,7 @@ def prepare_for(level: str, folder: Path, calls: Iterable[Call], quiet: bool = F
     from cllm_cli.errors import nearest
     from cllm_cli.kernels.ahead import compile_for
     from cllm_cli.kernels.levels import LEVELS
-    from cllm_cli.training.resolve import available_cores
+    from cllm_cli.training.machine import available_cores
 
     if level not in LEVELS:
         raise ConfigError(f"unknown --level '{level}'", nearest(level, LEVELS))

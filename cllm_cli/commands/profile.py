@@ -67,8 +67,8 @@ def profile(
     from cllm_cli.profiling.roof import measure_roof, roof_calls
     from cllm_cli.profiling.trace import write_trace
     from cllm_cli.reporting.tables import show_profile, show_sizes
+    from cllm_cli.training.machine import available_cores
     from cllm_cli.training.records import json_line
-    from cllm_cli.training.resolve import available_cores
     from cllm_cli.training.run_folder import RunFolder
     from cllm_cli.training.session import rehearsal, use_threads
 

@@ -38,8 +38,8 @@ def warmup(
 
     from cllm_cli.commands.preparing import every_call, prepare, prepare_for
     from cllm_cli.kernels.jit import cache_root
+    from cllm_cli.training.machine import available_cores
     from cllm_cli.training.records import json_line
-    from cllm_cli.training.resolve import available_cores
     from cllm_cli.training.session import use_threads
 
     folder = out or cache_root()

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 from cllm_cli.kernels.ahead import COMPILE, HERE, LOAD, Call, compile_ahead
 from cllm_cli.kernels.jit import TARGET
 from cllm_cli.kernels.levels import NATIVE, shipped_levels
+from cllm_cli.training.machine import available_cores
 from cllm_cli.training.records import Compiled, Compiling, Notice
-from cllm_cli.training.resolve import available_cores
 
 
 def compile_kernels(calls: Iterable[Call]) -> Iterator[Compiling | Compiled | Notice]:

@@ -8,7 +8,6 @@ is given.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -21,6 +20,7 @@ from cllm_cli.optim.schedule import SCHEDULES, Schedule
 from cllm_cli.text.batches import Sampler
 from cllm_cli.text.corpus import Corpus
 from cllm_cli.text.cuts import cuts_of
+from cllm_cli.training.machine import available_cores
 
 NANO = {"n_layer": 4, "n_head": 4, "n_embd": 128, "block_size": 64, "batch_size": 12}
 SMALL = {"n_layer": 4, "n_head": 6, "n_embd": 192, "block_size": 128, "batch_size": 16}
@@ -134,11 +134,6 @@ def _with_intervals(settings: Settings, corpus: Corpus) -> Settings:
             "threads": available_cores(),
         },
     )
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def _filled(settings: Settings, values: Mapping[str, Any]) -> Settings:

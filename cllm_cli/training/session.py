@@ -32,8 +32,9 @@ from cllm_cli.text.tokenizers.base import Tokenizer, token_dtype
 from cllm_cli.text.tokenizers.char import CharTokenizer
 from cllm_cli.training import checkpoint
 from cllm_cli.training.checkpoint import FREE, Progress
+from cllm_cli.training.machine import available_cores
 from cllm_cli.training.memory import choose_recompute
-from cllm_cli.training.resolve import available_cores, resolve, sampler_of
+from cllm_cli.training.resolve import resolve, sampler_of
 from cllm_cli.training.run_folder import RunFolder, model_config
 from cllm_cli.training.step import Stepper
 from cllm_cli.training.training_text import origin_of
