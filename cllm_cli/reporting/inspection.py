@@ -66,9 +66,10 @@ def _store_facts(row: Row) -> Facts:
     yield "text", f"{_size(row['train_bytes'])} for training, {_size(row['val_bytes'])} for validation"
     yield "tokenizer", f"{row['tokenizer']}, {row['vocab_size']} ids"
     yield "validation", "chosen by hand" if row["val_fraction"] is None else f"{share(row['val_fraction'])} of the text"
-    reading = [f"{name} {value}" for name, value in row["reading"].items() if value != DEFAULTS[name]]
-    if reading:
-        yield "read with", ", ".join(reading)
+    how = {name: value for name, value in row["reading"].items() if value != DEFAULTS[name]}
+    if how:
+        shown = (value if isinstance(value, str) else " ".join(value) for value in how.values())
+        yield "read with", ", ".join(map(" ".join, zip(how, shown, strict=True)))
     yield "fingerprint", str(row["fingerprint"])
     yield "file", f"{size(row['file_bytes'])}, {row['token_bytes']} bytes a token"
     if row["skipped"]:
