@@ -141,6 +141,20 @@ class Settings:
         None, REPORT, "steps between samples; 0: none (default: at each evaluation)", low=0
     )
 
+    keep: int = _setting(2, REPORT, "newest checkpoints that are kept", low=1)
+    on_nan: str = _setting(
+        "stop",
+        REPORT,
+        "where a number is not finite: stop, skip the step, or rollback to the last checkpoint",
+        choices=("stop", "skip", "rollback"),
+    )
+    on_spike: str = _setting(
+        "mark",
+        REPORT,
+        "where the loss jumps by 6 deviations: mark it, or rollback to the last checkpoint",
+        choices=("mark", "rollback"),
+    )
+
     seed: int = _setting(1337, MACHINE, "every random choice follows it", low=0, high=2**63 - 1)
     threads: int | None = _setting(
         None, MACHINE, "threads; the results do not depend on it (default: all cores)", low=1, high=1024
@@ -262,6 +276,9 @@ def _checked_string(item: Field[Any], value: Any) -> str:
         value.encode()
     except UnicodeEncodeError:
         raise ConfigError(f"{flag} must be UTF-8, not {value!a}", "rename the file") from None
+    choices = setting_of(item).choices
+    if choices and value not in choices:
+        raise ConfigError(f"unknown {flag} {_shown(value)}", nearest(value, choices))
     return value
 
 

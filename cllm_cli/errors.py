@@ -5,7 +5,8 @@ CllmError                    exit 1   every error that is ours: one line that sa
 │   └── UsageError           exit 2   a number out of its range
 ├── CorpusError              exit 1   text that is missing, empty, too short or cannot be decoded
 ├── RunError                 exit 1   a run folder that is missing, in the way, incomplete or damaged
-├── TrainingError            exit 1   a training run that cannot go on, such as a loss that is not finite
+├── TrainingError            exit 1   a training run that cannot go on
+│   └── NotFiniteError       exit 1   a NaN or an infinity among its numbers
 ├── CheckFailed              exit 3   a check ran to its end and found something wrong
 └── Interrupted              exit 128 + signal   stopped from outside, after everything was saved
 """
@@ -47,6 +48,18 @@ class RunError(CllmError):
 
 class TrainingError(CllmError):
     """A training run that cannot go on."""
+
+
+class NotFiniteError(TrainingError):
+    """A number of a training run is not finite. `step` counts from 1.
+
+    spoiled: the update is done, and weights or the optimizer's state are lost. validation: it is the validation loss,
+    and training itself might go on.
+    """
+
+    def __init__(self, message: str, step: int, spoiled: bool = False, validation: bool = False) -> None:
+        super().__init__(message, "start anew with a smaller --lr or more --warmup")
+        self.step, self.spoiled, self.validation = step, spoiled, validation
 
 
 class CheckFailed(CllmError):

@@ -131,7 +131,7 @@ def test_a_run_is_written_by_one_writer():
 
 
 def test_nothing_below_reporting_prints():
-    quiet = [path for path in FILES if RANK.get(part(path), 99) <= RANK["training"] and path.name != "ahead.py"]
+    quiet = [path for path in FILES if RANK.get(part(path), 99) <= RANK["training"] and path.name != "worker.py"]
     assert quiet
     for path in quiet:
         assert not [name for _, name in imports(path) if name.startswith("rich")], path

@@ -35,7 +35,7 @@ EXAMPLES = {int: 3, float: 0.5, str: "x", bool: True, tuple: ("x", "y")}
 def test_every_setting_has_a_flag_a_help_and_a_toml_key(item, tmp_path):
     assert item.name in inspect.signature(COMMANDS["train"]).parameters
     assert setting_of(item).help
-    example = EXAMPLES[type_of(item)]
+    example = setting_of(item).choices[-1] if setting_of(item).choices else EXAMPLES[type_of(item)]
     (tmp_path / "some.toml").write_text(tomli_w.dumps({item.name: example}))
     settings = make_settings(read_config(tmp_path / "some.toml"))
     assert getattr(settings, item.name) == example

@@ -36,7 +36,8 @@ TEXT = """# The command line
 
 Standard output carries results only; progress, tables and warnings go to standard error. With `--json` standard output is
 JSON lines, one object an event. `--quiet` silences progress. `NO_COLOR`, `TERM=dumb` and a pipe give plain text. `_` may be
-written for `-` in every flag.
+written for `-` in every flag. Where kernels run, `--cpu LEVEL` says for which CPU: `native`, `x86-64-v3` or `x86-64-v4`. A build may bring
+kernels of levels along, and takes the highest that the CPU has; without them every CPU compiles for itself. So does the variable CLLM_CPU.
 
 | exit code | |
 |---|---|
@@ -93,7 +94,19 @@ Losses are means in nats a token. `ms` runs from one step's start to the next, e
     {{"event":"sample","step":…,"text":…}}
     {{"event":"checkpoint","step":…,"path":…}}
     {{"event":"notice","message":…}}
+    {{"event":"spike","step":…,"loss":…,"z":…}}
+    {{"event":"skip","step":…,"reason":…}}
+    {{"event":"rollback","step":…,"to_step":…,"reason":…}}
     {{"event":"end","step":…,"val_loss":…,"best_val_loss":…,"seconds":…,"stopped":"steps|epochs|minutes|stop-after|interrupt|error"}}
+
+### Numbers that are not finite, losses that jump
+
+A loss, activation, gradient, weight or moment that is not finite is found in its step: no update follows from it, it is never saved, and
+never shown as a loss. What `--on-nan stop` says then names the first tensor and the last whole checkpoint; `--resume --on-nan rollback` goes on
+from it. `skip` leaves the step out (where its update has ruined weights already, and after 10 in a row, it goes back), `rollback` goes back to
+the last checkpoint, or to the start, and on with the batches that come after those that failed; three times without a new checkpoint, then it
+stops. A loss more than 6 standard deviations above the mean of the last 128 steps is a `spike`; `--on-spike rollback` goes back there too.
+Checkpoints that come by time are not the same in each run, and so neither is a run that went back to one.
 
 ### A run folder
 
@@ -103,7 +116,7 @@ Losses are means in nats a token. `ms` runs from one step's start to the next, e
 | `model.safetensors`, `config.json` | the weights with the best validation loss so far, as transformers' GPT-2 names and lays them out |
 | `tokenizer.json` | the tokenizer, whole |
 | `metrics.jsonl` | the events |
-| `checkpoint/` | the last two checkpoints |
+| `checkpoint/` | the last checkpoints, two of them unless `--keep` says otherwise |
 | `data/` | the validation tokens; all tokens when the text came from standard input; where the text was |
 
 ### Names
@@ -202,6 +215,13 @@ NUL bytes, UTF-16, UTF-8 that was read as Latin-1 or Windows-1252 (`Ã©`, 1,000
 
 `params` are those of `model.safetensors`, `step` that of the last whole checkpoint; checkpoints that are not whole are in `damaged`.
 Where the library of a run's tokenizer is not installed, `tokenizer` has a `note` that says so, the size that its file states, and no hash.
+
+## warmup
+
+Compiles every kernel into the cache (`$CLLM_CACHE_DIR`, else `~/.cache/cllm`), so that no later command has to. `--level LEVEL --out DIR`
+compiles for a CPU level into a new folder instead, on whatever CPU: that is what `cllm_cli/compiled/LEVEL` of a build holds.
+
+    {{"event":"compile","kernels":…,"seconds":…,"path":…}}
 
 ## gradcheck
 

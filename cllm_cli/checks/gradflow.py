@@ -8,7 +8,6 @@ out of the ordinary is named in the rows: see findings.py.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +18,7 @@ from cllm_cli.checks.differences import rms
 from cllm_cli.checks.findings import MASSIVE, MASSIVE_RATIO, PASSED, layer_findings, parameter_findings
 from cllm_cli.checks.harness import Array
 from cllm_cli.layers.base import IGNORED, Layer, gradient, is_real
-from cllm_cli.model.program import Call, Program
+from cllm_cli.model.program import Program, names_of
 from cllm_cli.model.runs import GRADIENT, Run
 from cllm_cli.optim.clip import clip_scale, global_norm, norm_scratch
 from cllm_cli.optim.schedule import Schedule
@@ -221,30 +220,11 @@ class Flow:
         return rows
 
 
-def names_of(program: Program) -> list[str]:
-    """A name for each call: that of its parameters, or block and layer; a number where a name comes again."""
-    names: list[str] = []
-    block = ""
-    for call in program.calls:
-        if call.label != call.layer.name:
-            name, found = call.label, re.match(r"(.*\.\d+)\.", call.label)
-            block = f"{found[1]}." if found else ""
-        else:
-            name = block + call.layer.name
-        times = sum(other.split(" ")[0] == name for other in names)
-        names.append(f"{name} {times + 1}" if times and _computes(call) else name)
-    return names
-
-
 def is_pointwise(layer: Layer) -> bool:
     """Whether each output is a function of one input and nothing else: one input, one output of its shape."""
     shapes = [*layer.inputs.values(), *layer.outputs.values()]
     other = layer.params or layer.saved or layer.step_args or layer.consts or layer.alias
     return len(shapes) == 2 and shapes[0] == shapes[1] and is_real(shapes[0]) and not other
-
-
-def _computes(call: Call) -> bool:
-    return bool(call.layer.forward or call.layer.forward_backward)
 
 
 def _mean(figures: Sequence[float]) -> float | None:

@@ -11,7 +11,7 @@ import typer
 
 from cllm_cli.commands.copying import CheckCopy, CopyCheck, CorpusPaths
 from cllm_cli.commands.naming import FileNames, named_files
-from cllm_cli.commands.options import Debug, Json, Quiet, Threads, with_settings
+from cllm_cli.commands.options import Cpu, Debug, Json, Quiet, Threads, with_settings
 from cllm_cli.commands.scoring import PerDocument, PerLine, check_passages, score_passages
 from cllm_cli.config import TEXT, flag_of, make_settings
 from cllm_cli.errors import ConfigError, CorpusError
@@ -41,6 +41,7 @@ def evaluate(
     check_copy: CheckCopy = False,
     corpus: CorpusPaths = None,
     threads: Threads = None,
+    cpu: Cpu = None,
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,

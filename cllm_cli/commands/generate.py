@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from cllm_cli.commands.copying import CheckCopy, CopyCheck, CorpusPaths
-from cllm_cli.commands.options import Debug, Json, Quiet, Threads, as_utf8
+from cllm_cli.commands.options import Cpu, Debug, Json, Quiet, Threads, as_utf8
 from cllm_cli.config import LARGEST
 
 
@@ -42,6 +42,7 @@ def generate(
     check_copy: CheckCopy = False,
     corpus: CorpusPaths = None,
     threads: Threads = None,
+    cpu: Cpu = None,
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,

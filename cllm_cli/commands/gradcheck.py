@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cllm_cli.commands.options import LARGEST_SEED, MOST_THREADS, Debug, Json, Quiet, allow_threads
+from cllm_cli.commands.options import LARGEST_SEED, MOST_THREADS, Cpu, Debug, Json, Quiet, allow_threads
 from cllm_cli.errors import ConfigError
 
 
@@ -43,6 +43,7 @@ def gradcheck(
             show_default=False,
         ),
     ] = None,
+    cpu: Cpu = None,
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,

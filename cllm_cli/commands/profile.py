@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from cllm_cli.commands.options import Debug, Json, Quiet, Threads, whole_numbers
+from cllm_cli.commands.options import Cpu, Debug, Json, Quiet, Threads, whole_numbers
 from cllm_cli.config import PRESETS, make_settings, preset
 from cllm_cli.errors import ConfigError
 
@@ -49,6 +49,7 @@ def profile(
         typer.Option("--trace", metavar="FILE", help="Write a step as trace events (Perfetto).", show_default=False),
     ] = None,
     threads: Threads = None,
+    cpu: Cpu = None,
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,

@@ -33,6 +33,12 @@ def add_column_sums(total, part, x):
 
 
 @inner
+def share_of(count, k, parts):
+    """Where the k-th of `parts` nearly equal parts of `count` elements begins and ends."""
+    return k * count // parts, (k + 1) * count // parts
+
+
+@inner
 def row_max(x, count):
     """The largest of the first `count` ≥ 1 elements of x. A NaN may be passed over, to be met in the sum that follows.
 

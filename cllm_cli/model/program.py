@@ -7,6 +7,7 @@ mechanical: every derivative is a layer's own kernel.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -101,3 +102,23 @@ class Program:
         known = self.parameters.setdefault(name, Parameter(name, shape, group, init))
         if known.shape != shape:
             raise ConfigError(f"parameter {name} is read as {known.shape} and as {shape}")
+
+
+def names_of(program: Program) -> list[str]:
+    """A name for each call: that of its parameters, or block and layer; a number where a name comes again."""
+    names: list[str] = []
+    block = ""
+    for call in program.calls:
+        if call.label != call.layer.name:
+            name, found = call.label, re.match(r"(.*\.\d+)\.", call.label)
+            block = f"{found[1]}." if found else ""
+        else:
+            name = block + call.layer.name
+        times = sum(other.split(" ")[0] == name for other in names)
+        names.append(f"{name} {times + 1}" if times and computes(call) else name)
+    return names
+
+
+def computes(call: Call) -> bool:
+    """Whether a call runs a kernel in forward; the others only look at memory otherwise."""
+    return bool(call.layer.forward or call.layer.forward_backward)

@@ -14,20 +14,28 @@ import numpy as np
 from numba import prange
 
 from cllm_cli.kernels.jit import kernel
+from cllm_cli.kernels.reduce import share_of
+from cllm_cli.kernels.simd import thread_count
 from cllm_cli.optim.base import Optimizer, Rule
 
 
 @kernel
-def adamw_update(values, gradients, m, v, rate, decay, scale, beta1, beta2, eps, correction1, correction2):
+def adamw_update(values, gradients, m, v, lost, rate, decay, scale, beta1, beta2, eps, correction1, correction2):
     real = values.dtype.type
-    one = real(1)
-    for i in prange(values.shape[0]):
-        g = gradients[i] * scale
-        m[i] = beta1 * m[i] + (one - beta1) * g
-        v[i] = beta2 * v[i] + (one - beta2) * g * g
-        moved = m[i] * correction1 / (np.sqrt(v[i] * correction2) + eps)
-        values[i] = values[i] * (one - rate * decay) - rate * moved
-        gradients[i] = real(0)
+    one, parts = real(1), thread_count()
+    for k in prange(parts):
+        first, last = share_of(values.shape[0], k, parts)
+        w, g, m_k, v_k = values[first:last], gradients[first:last], m[first:last], v[first:last]
+        gone = real(0)
+        for i in range(w.shape[0]):
+            clipped = g[i] * scale
+            m_k[i] = beta1 * m_k[i] + (one - beta1) * clipped
+            v_k[i] = beta2 * v_k[i] + (one - beta2) * clipped * clipped
+            moved = m_k[i] * correction1 / (np.sqrt(v_k[i] * correction2) + eps)
+            w[i] = w[i] * (one - rate * decay) - rate * moved
+            g[i] = real(0)
+            gone += (w[i] + v_k[i]) * real(0)
+        lost[k] = gone
 
 
 ADAMW = Optimizer(

@@ -1,8 +1,9 @@
 """What an optimizer is: for each group of parameters a rule, that is an update kernel and the state that it keeps.
 
 An update kernel works on flat slices of the arena, in one pass: clip, decay, moments, update, and the gradient zeroed
-for the next step. Its parameters' names say what it takes, in this order: values, gradients, the rule's state, then
-scalars among
+for the next step. Each thread writes to an element of `lost` 0, or NaN where it wrote something that is not finite: a
+sum of what was written times 0. Parameters' names say what a kernel takes, in this order: values, gradients, the rule's
+state, lost, then scalars among
 
     rate   the group's learning rate in this step        decay   decoupled weight decay, 0 where the group has none
     scale  what clipping multiplies gradients by         correction1, correction2   1 / (1 − βᵗ) of Adam's two moments
@@ -11,10 +12,12 @@ scalars among
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numba
 import numpy as np
 import numpy.typing as npt
 
@@ -60,6 +63,7 @@ class Updater:
             group: {name: aligned(self._size(group), arena.dtype) for name in optimizer.rules[group].state}
             for group in GROUPS
         }
+        self._lost = np.zeros(numba.config.NUMBA_NUM_THREADS, arena.dtype)  # type: ignore[attr-defined]  # set by name
 
     def _size(self, group: str) -> int:
         part = self.arena.groups[group]
@@ -78,10 +82,16 @@ class Updater:
                 found[f"{state}.{name}"] = flat[start : start + parameter.size].reshape(parameter.shape)
         return found
 
-    def update(self, step: int, rate: float, scale: float) -> None:
-        """Updates every parameter and zeroes every gradient. step counts from 1; rate is that of `lr`."""
+    def update(self, step: int, rate: float, scale: float) -> bool:
+        """Updates every parameter and zeroes every gradient. step counts from 1; rate is that of `lr`.
+
+        Says whether all that it wrote is finite.
+        """
+        finite = True
         for kernel, args in self.calls(step, rate, scale):
             kernel(*args)
+            finite = finite and not math.isnan(math.fsum(self._lost))
+        return finite
 
     def calls(self, step: int, rate: float, scale: float) -> list[tuple[Any, tuple[Any, ...]]]:
         """The update's kernels with their arguments, one for each group that is not empty."""
@@ -103,6 +113,7 @@ class Updater:
                 "values": self.arena.values[part],
                 "gradients": self.arena.gradients[part],
                 **self.state[group],
+                "lost": self._lost,
             }
             args = [arrays[name] if name in arrays else _scalar(scalars[name], real) for name in arguments(rule.kernel)]
             calls.append((rule.kernel, tuple(args)))

@@ -40,6 +40,7 @@ from cllm_cli.training.records import (
     Sample,
     Start,
     Step,
+    Trouble,
 )
 from cllm_cli.training.resident import peak_bytes, resident_bytes
 
@@ -98,7 +99,7 @@ class Screen(Consumer):
                 self._put("sample", self._sample(record))
             case Checkpointed():
                 self._saved = record.step
-            case Notice():
+            case Notice() | Trouble():
                 self._put("note", self._folded(Text(one_line(record.message)), label=("note: ", "yellow")))
             case Start():
                 self._take_start(record)

@@ -26,6 +26,7 @@ from cllm_cli.training.records import (
     Sample,
     Start,
     Step,
+    Trouble,
 )
 
 PATIENCE = 10.0  # seconds between lines that say no more than that work goes on
@@ -119,7 +120,7 @@ class Lines(Consumer):
                 return f"sample {record.step}  {text[:SAMPLE_LENGTH]}{'..' if len(text) > SAMPLE_LENGTH else ''}"
             case Checkpointed():
                 return f"checkpoint {record.step}  {one_line(record.path)}"
-            case Notice():
+            case Notice() | Trouble():
                 return f"note: {one_line(record.message)}"
             case Start():
                 memory = record.memory_bytes.get("total")
@@ -158,7 +159,7 @@ class Notices(Consumer):
         self._stream = stream
 
     def show(self, record: Record) -> None:
-        if isinstance(record, Notice):
+        if isinstance(record, Notice | Trouble):
             write_line(self._stream, f"note: {one_line(record.message)}")
 
 

@@ -6,7 +6,7 @@ A checkpoint is a folder checkpoint/step-N, renamed into place when all of it is
     manifest.json        format, step, sampler position, best validation loss, hash of the settings, fingerprint of the
                          corpus, length of metrics.jsonl, size and sha256 of state.safetensors, sha256 of all this
 
-The last KEEP are kept. Random numbers are functions of seed and step, so step and position are all of their state.
+The last `--keep` are kept. Random numbers are functions of seed and step, so step and position are all of their state.
 """
 
 from __future__ import annotations
@@ -26,20 +26,24 @@ from cllm_cli.errors import RunError
 from cllm_cli.training.durable import file_hash, manifest_hash, tensor_chunks, write_folder
 from cllm_cli.training.run_folder import RunFolder, copy_tensors, open_tensors, read_json
 
-FORMAT = 1
-KEEP = 2
+FORMAT = 2
+READ = (1, FORMAT)  # what this version reads
+ADDED = {"recent_losses"}  # since format 1
 FREE = frozenset(
     {"steps", "epochs", "minutes", "schedule_steps", "stop_after", "threads", "val", "recompute", "memory"}
-    | {"eval_every", "eval_batches", "log_every", "save_every", "sample_every"}
+    | {"eval_every", "eval_batches", "log_every", "save_every", "sample_every", "keep", "on_nan", "on_spike"}
     | {"encoding", "errors", "format", "field", "split_on", "include", "exclude"}
 )
-"""Settings that may differ when a run is resumed: its length, its intervals, its threads, its memory, where a file lies
-whose content is compared, and how the text is read whose content is compared likewise."""
+"""Settings that may differ when a run is resumed: its length, its intervals, what it does in trouble, its
+threads, its memory, where a file lies whose content is compared, and how the text is read whose content is compared."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands. loss_sum and loss_count are of the steps since the last evaluation, seconds of training."""
+    """Where a run stands. loss_sum and loss_count are of the steps since the last evaluation, seconds of training.
+
+    recent_losses are those of the last steps, which tell whether a loss jumps; format 1 has none.
+    """
 
     step: int = 0
     position: int = 0
@@ -53,6 +57,7 @@ class Progress:
     loss_count: int = 0
     seconds: float = 0.0
     metrics_bytes: int = 0
+    recent_losses: tuple[float, ...] = ()
 
 
 def settings_hash(settings: Settings) -> str:
@@ -68,7 +73,7 @@ def save(
     settings: Settings,
     fingerprint: str,
 ) -> Path:
-    """Writes a checkpoint and removes all but the last KEEP; it is durable when this returns. Raises RunError."""
+    """Writes a checkpoint, durable when this returns, and removes all but the last `settings.keep`. Raises RunError."""
     path = folder.checkpoints / _name(progress.step)
     manifest = {
         "format": FORMAT,
@@ -77,7 +82,7 @@ def save(
         "fingerprint": fingerprint,
     }
     write_folder(path, {"state.safetensors": tensor_chunks(tensors, {"step": str(progress.step)})}, manifest)
-    for old in _found(folder)[KEEP:]:
+    for old in _found(folder)[settings.keep :]:
         shutil.rmtree(old, ignore_errors=True)
     return path
 
@@ -106,7 +111,8 @@ def load(
         )
     with open_tensors(path / "state.safetensors") as source:
         copy_tensors(source, tensors, path)
-    return Progress(**{item.name: manifest[item.name] for item in fields(Progress)}), passed
+    progress = {item.name: manifest[item.name] for item in fields(Progress) if item.name in manifest}
+    return Progress(**progress | {"recent_losses": tuple(manifest.get("recent_losses", ()))}), passed
 
 
 def newest(folder: RunFolder) -> tuple[Path | None, dict[str, Any], list[str]]:
@@ -121,7 +127,7 @@ def newest(folder: RunFolder) -> tuple[Path | None, dict[str, Any], list[str]]:
 
 
 def discard_beyond(folder: RunFolder, step: int) -> None:
-    """Removes the checkpoints past this step: damaged ones, which would count among the last KEEP."""
+    """Removes the checkpoints past this step: damaged ones, which would count among the last."""
     for path in _found(folder):
         if path.name > _name(step):
             shutil.rmtree(path, ignore_errors=True)
@@ -138,15 +144,18 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         manifest = read_json(path / "manifest.json")
         part = manifest["parts"]["state.safetensors"]
         state = path / "state.safetensors"
-        if manifest["format"] != FORMAT:
-            raise RunError(f"{path} is of format {manifest['format']}; this version reads {FORMAT}")
+        if manifest["format"] not in READ:
+            raise RunError(
+                f"{path} is of format {manifest['format']}; this version reads {' and '.join(map(str, READ))}"
+            )
         if manifest["sha256"] != manifest_hash(manifest):
             raise RunError(f"{path} is damaged: its manifest is not as it was written")
         if state.stat().st_size != part["bytes"] or file_hash(state) != part["sha256"]:
             raise RunError(f"{path} is damaged: its state is not as it was written")
         if path.name != _name(manifest["step"]):
             raise RunError(f"{path} is damaged: it is of step {manifest['step']}")
-        if ({item.name for item in fields(Progress)} | {"settings", "fingerprint"}) - manifest.keys():
+        needed = {item.name for item in fields(Progress)} | {"settings", "fingerprint"}
+        if needed - (set() if manifest["format"] == FORMAT else ADDED) - manifest.keys():
             raise RunError(f"{path} is damaged: its manifest is incomplete")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path} is damaged: {type(error).__name__}") from error

@@ -6,21 +6,33 @@ import contextlib
 import itertools
 import math
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import cllm_cli
 from cllm_cli.config import LARGEST, stated
-from cllm_cli.errors import Interrupted, RunError
+from cllm_cli.errors import Interrupted, NotFiniteError, RunError
 from cllm_cli.kernels.ahead import Call
 from cllm_cli.model.decode import Decoder, Sampling, generate
 from cllm_cli.training import checkpoint
+from cllm_cli.training.checkpoint import Progress
 from cllm_cli.training.compiling import compile_kernels
-from cllm_cli.training.evaluate import Evaluator, Score
 from cllm_cli.training.metrics import Metrics
-from cllm_cli.training.records import Checkpointed, End, Evaluation, Notice, Pulse, Record, Sample, Start, Step
+from cllm_cli.training.records import (
+    Checkpointed,
+    End,
+    Notice,
+    Pulse,
+    Record,
+    RolledBack,
+    Sample,
+    Start,
+    Step,
+)
+from cllm_cli.training.recovery import Recovery
 from cllm_cli.training.resolve import EVALUATION_SHARE, resolve, schedule_of
 from cllm_cli.training.session import Session
+from cllm_cli.training.validation import Validation
 
 FIRST_SAVE, SAVE_EVERY = 20.0, 240.0  # seconds: the first checkpoint comes early
 PULSE = 0.5  # seconds between steps that are shown
@@ -35,8 +47,8 @@ class Loop:
         self.session, self.stop = session, stop
         self.progress = session.progress
         self.settings = session.settings
-        corpus = session.corpus
-        self.evaluator = Evaluator(session.model, corpus.val, corpus.tokenizer, session.stepper.batch)
+        self.recovery = Recovery(session)
+        self.validation = Validation(session, stop)
         self.saved_step = self.first_step = self.progress.step
         self.began = self.next_save = time.monotonic()
 
@@ -72,7 +84,10 @@ class Loop:
         yield from self._steps()
         yield from self._save()
         if not self.stop():
-            yield from self._report()
+            final = self.progress.step >= self._final()
+            self.progress, found = yield from self.validation.report(self.progress, final)
+            if found:
+                yield found
         yield self._end("interrupt" if self.stop() else self._reason())
         if self.stop():
             saved = "all is saved: --resume goes on" if self.progress.step else "nothing was trained yet"
@@ -81,13 +96,18 @@ class Loop:
     def _steps(self) -> Iterator[Record]:
         """Trains until the last step or until asked to stop; evaluates, samples and saves when it is time to."""
         shown = time.monotonic()
-        counted = first = self.first_step
+        done = unshown = 0
         while not self.stop():
-            yield from self._due()
-            if self.stop() or self.progress.step >= self._last():
-                break
-            outcome = self.session.stepper.run(self.progress.step, schedule_of(self.settings))
+            try:
+                yield from self._due()
+                if self.stop() or self.progress.step >= self._last():
+                    break
+                outcome = self.session.stepper.run(self.progress.step, schedule_of(self.settings))
+            except NotFiniteError as error:
+                yield self._went_on(self.recovery.recover(error, self.progress))
+                continue
             now = time.monotonic()
+            done, unshown = done + 1, unshown + 1
             step = self.progress.step + 1
             self.progress = replace(
                 self.progress,
@@ -96,15 +116,15 @@ class Loop:
                 loss_sum=self.progress.loss_sum + outcome.loss,
                 loss_count=self.progress.loss_count + 1,
             )
-            if step - first == 1:
+            if done == 1:
                 warm = now
-            if step - first == 1 + TIMED_STEPS and self.settings.steps is None:
+            if done == 1 + TIMED_STEPS and self.settings.steps is None:
                 self._fix_steps((now - warm) / TIMED_STEPS, now)
             logged = step % self.settings.log_every == 0 or step == self._last()
             if logged or now - shown >= PULSE:
                 kind = Step if logged else Pulse
-                seconds = (now - shown) / (step - counted)
-                left = (self._last() - step) * (now - self.began) / (step - first)
+                seconds = (now - shown) / unshown
+                left = (self._last() - step) * (now - self.began) / done
                 yield kind(
                     step=step,
                     loss=outcome.loss,
@@ -116,7 +136,18 @@ class Loop:
                     steps=self.settings.steps or 0,
                     seconds_left=left if self.settings.steps else None,
                 )
-                shown, counted = now, step
+                shown, unshown = now, 0
+            if spike := self.recovery.learn(step, outcome.loss):
+                yield spike
+                if self.recovery.may_roll_back():
+                    yield self._went_on(self.recovery.roll_back(step, "the loss jumped"))
+
+    def _went_on(self, outcome: tuple[Progress, Record]) -> Record:
+        """Takes over where the run goes on from after trouble; gives what is to be told of it."""
+        self.progress, record = outcome
+        if isinstance(record, RolledBack):
+            self.saved_step = record.to_step
+        return record
 
     def _due(self) -> Iterator[Record]:
         """What is to be done at the present step, before the next one."""
@@ -125,45 +156,14 @@ class Loop:
             return
         last = step >= self._final()  # not at --stop-after: the run that goes on must not know that it stopped
         if (step % (settings.eval_every or 1) == 0 or last) and self.progress.evaluated_step != step:
-            yield from self._evaluate()
+            self.progress, found = yield from self.validation.evaluate(self.progress)
+            if found:
+                yield found
         if settings.sample_every and (step % settings.sample_every == 0 or last) and self.progress.sampled_step != step:
             yield from self._sample()
         by_step = step % (settings.save_every or 1) == 0 and self.saved_step != step
         if by_step or time.monotonic() >= self.next_save:
             yield from self._save()
-
-    def _evaluate(self) -> Iterator[Record]:
-        found = yield from self._score(self.settings.eval_batches)
-        if found is None:
-            return
-        progress = self.progress
-        best = math.isfinite(found.loss) and (progress.best_val_loss is None or found.loss < progress.best_val_loss)
-        if best:
-            self.session.folder.write_model(self.session.model.arena, progress.step, found.loss)
-        mean = progress.loss_sum / progress.loss_count if progress.loss_count else None
-        self.progress = replace(
-            progress,
-            evaluated_step=progress.step,
-            val_loss=found.loss,
-            bits_per_byte=found.bits_per_byte,
-            best_step=progress.step if best else progress.best_step,
-            best_val_loss=found.loss if best else progress.best_val_loss,
-            loss_sum=0.0,
-            loss_count=0,
-        )
-        yield self._evaluation(found, mean, best)
-
-    def _evaluation(self, found: Score, train_loss: float | None, best: bool) -> Evaluation:
-        return Evaluation(
-            step=self.progress.step,
-            train_loss=train_loss,
-            val_loss=found.loss,
-            bits_per_byte=found.bits_per_byte,
-            perplexity=found.perplexity,
-            accuracy=found.accuracy,
-            tokens=found.tokens,
-            best=best,
-        )
 
     def _sample(self) -> Iterator[Sample]:
         """What the model writes; nothing where the run was asked to stop meanwhile."""
@@ -189,58 +189,19 @@ class Loop:
             if self.progress.best_val_loss is None:
                 session.folder.write_model(session.model.arena, self.progress.step, None)
             self.metrics.sync()
-            progress = replace(self.progress, metrics_bytes=self.metrics.length, seconds=self._seconds())
+            progress = replace(
+                self.progress,
+                metrics_bytes=self.metrics.length,
+                seconds=self._seconds(),
+                recent_losses=tuple(self.recovery.losses),
+            )
             path = checkpoint.save(
                 session.folder, progress, session.tensors(), self.settings, session.corpus.fingerprint
             )
             self.saved_step = self.progress.step
+            self.recovery.saved()
             yield Checkpointed(self.progress.step, str(path))
         self.next_save = time.monotonic() + SAVE_EVERY
-
-    def _score(self, batches: int | None = None) -> Generator[Record, None, Score | None]:
-        """Scores the validation text, or so many batches of it; None where the run was asked to stop."""
-        for found in self.evaluator.score(batches):
-            if self.stop():
-                return None
-            if isinstance(found, Score):
-                return found
-            yield found
-        return None
-
-    def _report(self) -> Iterator[Record]:
-        """Where the present weights were scored on a part of the validation text or not at all: on all of it.
-
-        At the end of the run the best weights are scored on all of it too, so that both losses mean the same.
-        """
-        whole = len(self.evaluator)
-        if self.progress.evaluated_step == self.progress.step and (self.settings.eval_batches or whole) >= whole:
-            return
-        found = yield from self._score()
-        if found is None:
-            return
-        best = False
-        if self.progress.step >= self._final() and self.progress.best_step is not None:
-            before = found if self.progress.best_step == self.progress.step else (yield from self._score_best())
-            if before is None:
-                return
-            best = found.loss <= before.loss
-            if best:
-                self.session.folder.write_model(self.session.model.arena, self.progress.step, found.loss)
-                self.progress = replace(self.progress, best_step=self.progress.step)
-            self.progress = replace(self.progress, best_val_loss=min(found.loss, before.loss))
-        self.progress = replace(self.progress, val_loss=found.loss, bits_per_byte=found.bits_per_byte)
-        yield self._evaluation(found, None, best)
-
-    def _score_best(self) -> Generator[Record, None, Score | None]:
-        """Scores the best weights so far; the present ones wait in the memory of the gradients, which are zero."""
-        arena = self.session.model.arena
-        arena.gradients[:] = arena.values
-        try:
-            self.session.folder.read_weights(arena)
-            return (yield from self._score())
-        finally:
-            arena.values[:] = arena.gradients
-            arena.gradients.fill(0)
 
     def _start(self) -> Start:
         session = self.session
@@ -271,7 +232,7 @@ class Loop:
     def _calls(self) -> list[Call]:
         """Every kernel that the run will call, with arguments of the right types."""
         sampled = Decoder(self.session.model).calls() if self.settings.sample_every else []
-        return [*self.session.stepper.calls(), *self.evaluator.calls(), *sampled]
+        return [*self.session.stepper.calls(), *self.validation.evaluator.calls(), *sampled]
 
     def _fix_steps(self, seconds: float, now: float) -> None:
         """Turns --minutes into a number of steps, which is stored: the schedule needs an end."""

@@ -107,6 +107,55 @@ class Pulse(Step):
     event: ClassVar[str] = ""
 
 
+class Trouble(Record):
+    """Something that went wrong and did not end the run. `message` tells it in words."""
+
+    @property
+    def message(self) -> str:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Spike(Trouble):
+    """The loss of a step stands out: `z` standard deviations above the mean of the steps before."""
+
+    event: ClassVar[str] = "spike"
+    step: int
+    loss: float
+    z: float
+
+    @property
+    def message(self) -> str:
+        return f"the loss of step {self.step} is {self.loss:.4g}, {self.z:.1f} deviations above those before it"
+
+
+@dataclass(frozen=True)
+class Skipped(Trouble):
+    """A step without an update, or an evaluation without a result, since a number was not finite."""
+
+    event: ClassVar[str] = "skip"
+    step: int
+    reason: str
+
+    @property
+    def message(self) -> str:
+        return f"{self.reason}: skipped"
+
+
+@dataclass(frozen=True)
+class RolledBack(Trouble):
+    """At `step` the run went back to `to_step`, and goes on from there with other batches."""
+
+    event: ClassVar[str] = "rollback"
+    step: int
+    to_step: int
+    reason: str
+
+    @property
+    def message(self) -> str:
+        return f"{self.reason}: back from step {self.step} to {self.to_step}, and on with other batches"
+
+
 @dataclass(frozen=True)
 class Evaluating(Record):
     """Progress within an evaluation."""

@@ -32,6 +32,7 @@ from cllm_cli.text.stored_corpus import check_tokens, restored
 from cllm_cli.text.tokenizers import tokenizer_from_json
 from cllm_cli.text.tokenizers.base import TokenArray, Tokenizer
 from cllm_cli.training.durable import TEMPORARY, data_hash, remove_temporaries, tensor_chunks, write_file
+from cllm_cli.training.not_finite import not_finite_among
 
 OWN = ("config.toml", "config.json", "model.safetensors", "tokenizer.json", "metrics.jsonl", "checkpoint", "data")
 LOCK = ".lock"
@@ -196,16 +197,16 @@ class RunFolder:
         check_tokens(tokens, tokenizer)
         return tokens
 
-    def load_model(self, dtype: Any = np.float32) -> Model:
-        """The run's best model."""
+    def load_model(self, dtype: Any = np.float32, finite: bool = True) -> Model:
+        """The run's best model. A weight that is not finite is an error, unless whoever asks looks for one."""
         model = Model(model_config(self.read_settings()), dtype)
-        self.read_weights(model.arena)
+        self.read_weights(model.arena, finite)
         return model
 
-    def read_weights(self, arena: Arena) -> None:
+    def read_weights(self, arena: Arena, finite: bool = True) -> None:
         """Fills an arena with the run's best weights."""
         with open_tensors(self.model) as tensors:
-            copy_tensors(tensors, arena.tensors(), self.model)
+            copy_tensors(tensors, arena.tensors(), self.model, finite)
 
 
 def default_folder(corpus: Sequence[str]) -> Path:
@@ -255,8 +256,11 @@ def open_tensors(path: Path) -> Any:
         raise RunError(f"cannot read {path}: {_reason(error)}", "restore the run folder, or train again") from error
 
 
-def copy_tensors(source: Any, targets: Mapping[str, npt.NDArray[Any]], path: Path) -> None:
-    """Copies every tensor that `targets` names from an open file, after all names and shapes were compared."""
+def copy_tensors(source: Any, targets: Mapping[str, npt.NDArray[Any]], path: Path, finite: bool = True) -> None:
+    """Copies every tensor that `targets` names from an open file, after all names and shapes were compared.
+
+    Raises RunError where something does not fit and, if `finite`, where a number is not.
+    """
     there = set(source.keys())
     for name, target in targets.items():
         if name not in there:
@@ -273,6 +277,9 @@ def copy_tensors(source: Any, targets: Mapping[str, npt.NDArray[Any]], path: Pat
             )
     for name, target in targets.items():
         target[...] = source.get_tensor(name)
+    lost = not_finite_among(targets) if finite else ""
+    if lost:
+        raise RunError(f"{path}: {lost} is not finite", "nothing can be made of these weights; choose another run")
 
 
 def _tokens(tensors: Any, name: str) -> TokenArray:

@@ -146,18 +146,30 @@ def resume(
     settings = choose_recompute(settings)
     with folder.locked():
         session = _build(folder, wanted, settings, corpus)
-        initialize(session.model.arena, settings.seed)
-        progress, passed = checkpoint.load(folder, session.tensors(), settings, corpus.fingerprint)
+        progress, passed = restore(session)
         session.notices += [f"passed over: {why}" for why in passed]
         if progress is None:
             session.notices.append("no checkpoint was saved yet: the run starts again from step 0")
             progress = Progress()
-        elif passed:
-            checkpoint.discard_beyond(folder, progress.step)
         session.progress = progress
         session.stepper.sampler.position = progress.position
         folder.write_settings(settings)
     return session
+
+
+def restore(session: Session) -> tuple[Progress | None, list[str]]:
+    """Weights and optimizer of the newest whole checkpoint, or those that a run begins with where there is none.
+
+    Gives where the checkpoint stands, and why newer ones were passed over, which are removed.
+    """
+    initialize(session.model.arena, session.settings.seed)
+    for state in session.updater.tensors().values():
+        state.fill(0)
+    folder = session.folder
+    progress, passed = checkpoint.load(folder, session.tensors(), session.settings, session.corpus.fingerprint)
+    if progress is not None and passed:
+        checkpoint.discard_beyond(folder, progress.step)
+    return progress, passed
 
 
 def rehearsal(settings: Settings, vocabulary: int, changes: Mapping[str, Any] | None = None) -> Session:

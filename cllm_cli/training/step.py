@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cllm_cli.errors import TrainingError
+from cllm_cli.errors import NotFiniteError
 from cllm_cli.kernels.cores import own_cores
 from cllm_cli.model.build import Model
 from cllm_cli.model.program import TRAIN
@@ -17,6 +17,7 @@ from cllm_cli.optim.base import Updater
 from cllm_cli.optim.clip import clip_scale, global_norm, norm_scratch, sum_squares
 from cllm_cli.optim.schedule import Schedule
 from cllm_cli.text.batches import Sampler
+from cllm_cli.training.not_finite import first_not_finite, not_finite_among
 
 
 @dataclass(frozen=True)
@@ -60,23 +61,23 @@ class Stepper:
         return self._x.size
 
     def run(self, step: int, schedule: Schedule) -> Outcome:
-        """Step number `step`, counted from 0. Raises TrainingError, the weights untouched, where a number is not
-        finite.
+        """Step number `step`, counted from 0.
+
+        Raises NotFiniteError where a number is not finite, the gradients zero and, unless it says that they are
+        spoiled, weights and optimizer as they were.
         """
         with own_cores(self.replay.threads):
             return self._run(step, schedule)
 
     def _run(self, step: int, schedule: Schedule) -> Outcome:
-        accumulate, batch, time = self._x.shape
-        self.sampler.next_batch(self._x.reshape(-1, time), self._y.reshape(-1, time))
+        windows = (-1, self._x.shape[-1])
+        self.sampler.next_batch(self._x.reshape(windows), self._y.reshape(windows))
         targets = max(1, int(np.count_nonzero(np.greater_equal(self._y, 0, out=self._counted))))
         arguments = self.arguments(step, targets)
         losses = self.replay.results["losses"]
         total = 0.0
-        for micro in range(accumulate):
-            self.replay.given["tokens"][:] = self._x[micro].reshape(-1)
-            self.replay.given["targets"][:] = self._y[micro].reshape(-1)
-            arguments["first_row"] = micro * batch * time
+        for micro in range(self.accumulate):
+            self.load(micro, arguments)
             self.replay.forward(**arguments)
             self._losses[:] = losses
             total += float(self._losses.sum())
@@ -85,12 +86,19 @@ class Stepper:
         norm = global_norm(self.model.arena.gradients, self._part)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             what = "loss" if not math.isfinite(loss) else "gradient"
-            raise TrainingError(
-                f"the {what} is not finite at step {step + 1}", "start anew with a smaller --lr or more --warmup"
-            )
+            first = first_not_finite(self, arguments)
+            raise NotFiniteError(f"the {what} is not finite at step {step + 1}, first in {first}", step + 1)
         rate = schedule.rate(step)
-        self.updater.update(step + 1, rate, clip_scale(norm, self.clip))
+        if not self.updater.update(step + 1, rate, clip_scale(norm, self.clip)):
+            first = not_finite_among({**self.model.arena.tensors(), **self.updater.tensors()})
+            raise NotFiniteError(f"{first} is not finite after step {step + 1}", step + 1, spoiled=True)
         return Outcome(loss, rate, norm)
+
+    def load(self, micro: int, arguments: dict[str, Any]) -> None:
+        """Gives the program micro-batch number `micro` of the step, and `arguments` where its rows begin."""
+        self.replay.given["tokens"][:] = self._x[micro].reshape(-1)
+        self.replay.given["targets"][:] = self._y[micro].reshape(-1)
+        arguments["first_row"] = micro * self._x[micro].size
 
     def calls(self) -> list[tuple[Any, tuple[Any, ...]]]:
         """Every kernel of a step, with arguments of the right types."""

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from cllm_cli.checks.findings import layer_findings, parameter_findings
-from cllm_cli.checks.gradflow import Flow, is_pointwise, names_of
+from cllm_cli.checks.gradflow import Flow, is_pointwise
 from cllm_cli.checks.trained import fresh_flow, package_text, schedule_of, sizes_for
 from cllm_cli.config import make_settings
 from cllm_cli.layers import LAYERS
 from cllm_cli.model.build import ModelConfig
+from cllm_cli.model.program import names_of
 from cllm_cli.text.batches import Windows
 from cllm_cli.training.session import rehearsal
 

@@ -18,7 +18,10 @@ from cllm_cli.training.records import (
     Evaluation,
     Notice,
     Record,
+    RolledBack,
     Sample,
+    Skipped,
+    Spike,
     Start,
     Step,
 )
@@ -88,5 +91,6 @@ def records() -> list[Record]:
                 Sample(step, "To be,\nor not to be: " + "that is the question. " * 20),
                 Checkpointed(step, f"runs/a tale/checkpoint/{step}"),
             ]
+    run += [Spike(200, 3.25, 7.04), Skipped(201, "the loss is not finite"), RolledBack(202, 190, "the loss jumped")]
     run.append(End(200, 1.7427, 1.7427, 83.0, "steps", 2.514, "runs/a tale"))
     return run

@@ -16,6 +16,9 @@ CONTRACT = {
     "eval": ["event", "step", "train_loss", "val_loss", "bits_per_byte", "perplexity"],
     "sample": ["event", "step", "text"],
     "checkpoint": ["event", "step", "path"],
+    "spike": ["event", "step", "loss", "z"],
+    "skip": ["event", "step", "reason"],
+    "rollback": ["event", "step", "to_step", "reason"],
     "end": ["event", "step", "val_loss", "best_val_loss", "seconds", "stopped"],
 }
 

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 
 from cllm_cli.config import make_settings, read_toml
 from cllm_cli.errors import Interrupted, RunError
-from cllm_cli.training import checkpoint, loop
+from cllm_cli.training import loop
 
 
 def events(records):
@@ -94,11 +94,11 @@ def test_the_first_checkpoint_comes_by_time(run, monkeypatch):
     assert found == [1, 6]
 
 
-def test_two_checkpoints_are_kept(run, tmp_path):
-    list(run(save_every=1))
+@pytest.mark.parametrize(("keep", "steps"), [({}, [5, 6]), ({"keep": 1}, [6]), ({"keep": 4}, [3, 4, 5, 6])])
+def test_the_last_checkpoints_are_kept(run, tmp_path, keep, steps):
+    list(run(save_every=1, **keep))
     found = sorted(path.name for path in (tmp_path / "out" / "checkpoint").iterdir())
-    assert found == ["step-00000005", "step-00000006"]
-    assert len(found) == checkpoint.KEEP
+    assert found == [f"step-{step:08d}" for step in steps]
 
 
 def test_evaluations_on_a_part_take_the_same_part_each_time(run):

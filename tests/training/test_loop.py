@@ -70,10 +70,14 @@ def test_the_last_weights_are_scored_once_where_they_are_the_best(run, tmp_path,
     assert best_step(tmp_path / "out") == 6
 
 
-def test_a_loss_that_is_not_finite_is_never_the_best(run, tmp_path, scripted):
+def test_a_validation_loss_that_is_not_finite_is_told_and_never_the_best(run, tmp_path, scripted):
     scripted(float("nan"), float("inf"), 3.0, 3.5)
-    records = list(run(**PARTS))
-    assert [each.best for each in records if each.event == "eval"] == [False, False, True, True]
+    records = list(run(**PARTS, on_nan="skip"))
+    assert [each.best for each in records if each.event == "eval"] == [True, True]
+    assert [each.message for each in records if each.event == "skip"] == [
+        "the validation loss is not finite at step 2: skipped",
+        "the validation loss is not finite at step 4: skipped",
+    ]
     assert best_step(tmp_path / "out") == 6
 
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from cllm_cli.errors import CllmError, ConfigError, RunError
 from cllm_cli.training import checkpoint
+from cllm_cli.training.durable import manifest_hash
 from cllm_cli.training.run_folder import LARGEST_TEXT, LOCK, RunFolder, model_config
 
 
@@ -273,6 +277,32 @@ def flip_a_byte(path):
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
+
+
+def test_a_checkpoint_of_the_format_before_is_read(folder):
+    """It has no losses of recent steps."""
+    path = newest(folder) / "manifest.json"
+    manifest = json.loads(path.read_text("utf-8"))
+    assert len(manifest.pop("recent_losses")) == 2
+    for number in (1, 2):
+        manifest["format"] = number
+        manifest["sha256"] = manifest_hash(manifest)
+        path.write_text(json.dumps(manifest), "utf-8")
+        progress, passed = load(folder)
+        if number == 1:
+            assert (progress.step, progress.recent_losses, passed) == (2, (), [])
+    assert progress.step == 1
+    assert "its manifest is incomplete" in passed[0]
+
+
+def test_weights_that_are_not_finite_are_refused(folder):
+    """Someone else's, or of a version that saved them."""
+    tensors = dict(load_file(folder.model))
+    name = next(iter(tensors))
+    tensors[name] = np.full_like(tensors[name], np.nan)
+    save_file(tensors, folder.model)
+    with pytest.raises(RunError, match=f"{re.escape(name)} is not finite"):
+        folder.load_model()
 
 
 def test_a_checkpoint_under_another_name_is_passed_over(folder):
