@@ -168,13 +168,15 @@ def checked_facts(store: Store) -> Mapping[str, Any]:
 def reading_settings(store: Store) -> dict[str, Any]:
     """How the text of a store was read, as settings; none where it does not say. Raises CorpusError."""
     found = store.facts.get("reading", {})
-    if not isinstance(found, dict) or not found.keys() <= READING or len(json.dumps(found)) > LARGEST_READING:
+    if not isinstance(found, dict) or not found.keys() <= READING:
         raise damaged(store.name, "how its text was read is not said as settings")
     try:
         settings = make_settings(found)
         reading_of(settings)
     except ConfigError as error:
         raise damaged(store.name, f"how its text was read: {one_line(error.message)}") from error
+    if len(json.dumps(how_read(settings))) > LARGEST_READING:
+        raise damaged(store.name, "how its text was read takes more than any setting could mean")
     return how_read(settings) if found else {}
 
 

@@ -195,6 +195,13 @@ def put(*keys, value):
     return change
 
 
+def nested(depth):
+    value = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
 FACTS = {
     "corpus": (put("corpus", value=[]), "'corpus' is missing or of the wrong type"),
     "no tokenizer": (lambda facts: facts.pop("tokenizer"), "'tokenizer' is missing"),
@@ -222,7 +229,8 @@ FACTS = {
     "format": (put("reading", "format", value="\x1b[2J"), r"unknown format '\x1b"),
     "separator": (put("reading", "split_on", value="\\q"), "escape that is unknown"),
     "half a character": (put("reading", "field", value="\ud800"), "--field must be UTF-8"),
-    "long": (put("reading", "field", value="x" * (1 << 18)), "how its text was read"),
+    "long": (put("reading", "field", value="x" * (1 << 18)), "how its text was read takes more"),
+    "nested": (put("reading", "field", value=nested(900)), "setting 'field' must be a string"),
     "rule": (put("corpus", "split_rule", value=2), "split by another rule"),
 }
 
