@@ -16,7 +16,7 @@ TRUE = {
     "French quotes": "«\xa0un café\xa0», «\xa0là-bas, à Orléans, l’été\xa0», voilà\xa0— dit-il\xa0– à\xa0€ et à\xa0½",
     "French capitals": "LIBERTÉ… «\xa0LIBERTÉ\xa0», FORÊT, ÎLE, “BEAUTÉ”, NESCAFÉ®, CAFÉ™, THÉ²",
     "Portuguese": "São João não dá atenção à irmã; amanhã, maçã, órfã… coração, lições",
-    "Portuguese capitals": "NÃO! IRMÃ, AMANHÃ… “MAÇÃ”, «ÓRFû, ROMÃ – LÃ— ANÃ’ ATENÇÃO, CAMPEÕES, LÂMPADA",
+    "Portuguese capitals": "NÃO! IRMÃ, AMANHÃ… “MAÇÃ”, «ÓRFÃ\xbb, ROMÃ – LÃ— ANÃ’ ATENÇÃO, CAMPEÕES, LÂMPADA",
     "German": "„Spaß“, „groß“, ‚Fuß‘, »Gruß«, Maß², Straße… ÜBER ÄRGER, GRÖSSE, Öl",
     "Spanish": "¿Qué? ¡Olé! El niño: «España», “así”, 1.º, 2.ª, ESPAÑA… AÑO, BOGOTÁ»",
     "Czech": "Příliš žluťoučký kůň úpěl. „Úšklebek“, VÝŠKA, NÍŽE, TÉŽ, PÍŠE, BLÍŽE, ČÍŠE",
