@@ -25,7 +25,7 @@ def evaluate(
         list[str] | None,
         typer.Argument(
             metavar="TEXT",
-            help="Files, folders, or - for standard input (default: the run's validation text).",
+            help="Files, folders, - for standard input; or a token store (default: the run's validation text).",
             show_default=False,
         ),
     ] = None,
@@ -53,6 +53,9 @@ def evaluate(
     from cllm_cli.reporting.terminal import is_plain, write_line
     from cllm_cli.text.corpus import tokens_of
     from cllm_cli.text.reading import reading_of
+    from cllm_cli.text.store import single_store
+    from cllm_cli.text.stored_text import tokens_in
+    from cllm_cli.text.tokenized import check_reading
     from cllm_cli.training.evaluate import Evaluator, Score
     from cllm_cli.training.machine import available_cores
     from cllm_cli.training.records import json_line
@@ -65,6 +68,7 @@ def evaluate(
             f"{flag_of(next(iter(settings)))} says how TEXT is read, and there is none",
             "the run's own validation text is stored as tokens; name a text, or leave the flag out",
         )
+    check_reading(text, settings)
     if per_line or per_document:
         check_passages(per_line, per_document, text, check_copy, settings)
     reading = reading_of(make_settings(settings))
@@ -75,7 +79,10 @@ def evaluate(
     if per_line or per_document:
         score_passages(folder, tokenizer, text, reading, batch, per_line, quiet, json)
         return
-    if text:
+    store = single_store(text)
+    if store:
+        tokens = tokens_in(store, tokenizer)
+    elif text:
         given = tokens_of(text, tokenizer, getattr(sys.stdin, "buffer", None), reading)
         tokens = given.tokens
         for notice in given.notices:
