@@ -168,7 +168,9 @@ class Settings:
         "computed again in backward to save memory: none, cheap or block; the results are the same (default: cheap"
         " where it saves much)",
     )
-    memory: str | None = _setting(None, MACHINE, "most memory to take, such as 2GB: recompute follows from it")
+    memory: str | None = _setting(
+        None, MACHINE, "most memory to take, such as 2GB (default: what there is); recompute follows"
+    )
 
 
 Preset = Mapping[str, Any]
