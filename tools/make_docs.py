@@ -10,7 +10,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from cllm_cli.config import PRESETS, Settings, flag_of, setting_of, type_of
+from cllm_cli.commands.options import metavar_of
+from cllm_cli.config import PRESETS, Settings, flag_of, setting_of
 from cllm_cli.layers import LAYERS
 from cllm_cli.model import ARCHITECTURES
 from cllm_cli.optim import OPTIMIZERS
@@ -291,9 +292,9 @@ def _settings(group: str) -> str:
         setting = setting_of(item)
         if setting.group != group:
             continue
-        kind = {int: " N", float: " X", str: " NAME", bool: "", tuple: " GLOB"}[type_of(item)]
         default = "" if item.default is None else item.default
-        rows.append(f"| `{flag_of(item.name)}{kind}` | {default} | {setting.help} |")
+        flag = f"{flag_of(item.name)} {metavar_of(item) or ''}".rstrip()
+        rows.append(f"| `{flag}` | {default} | {setting.help} |")
     return "\n".join(rows) + "\n"
 
 

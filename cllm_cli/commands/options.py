@@ -119,6 +119,11 @@ def with_settings(command: Callable[..., None], group: str = "") -> Any:
     return wrapper
 
 
+def metavar_of(item: Any) -> str | None:
+    """What stands for a setting's value in the help; None for a switch."""
+    return OWN_METAVARS.get(item.name, METAVARS.get(type_of(item)))
+
+
 def _flag(item: Any) -> inspect.Parameter:
     """The flag of a setting. Its range is not Typer's to check: `make_settings` does so, for flags and files alike."""
     setting, kind = setting_of(item), type_of(item)
@@ -129,7 +134,7 @@ def _flag(item: Any) -> inspect.Parameter:
     option = typer.Option(
         f"{flag}/--no-{flag[2:]}" if kind is bool else flag,
         help=shown,
-        metavar=OWN_METAVARS.get(item.name, METAVARS.get(kind)),
+        metavar=metavar_of(item),
         show_default=False,
         rich_help_panel=setting.group,
     )
