@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from cllm_cli.errors import CorpusError
 from cllm_cli.layers.base import IGNORED
+from cllm_cli.text.mapped import let_go
 from cllm_cli.text.tokenizers.base import IdArray, TokenArray
 
 Int32Array = npt.NDArray[np.int32]
@@ -92,6 +93,7 @@ class Sampler:
             if not 0 <= offset < self._starts.size:
                 self._first, offset = self.position, 0
                 self._starts = self._starts_from(self.position)
+                let_go(self._tokens)
             for start in self._starts[offset : offset + batch - done]:
                 # Window by window: all at once would be copied to memory of its own first.
                 x_out[done] = self._tokens[start : start + self.block_size]
@@ -146,6 +148,7 @@ class Windows:
         # Row after row, a batch of windows is one stretch of text.
         x.reshape(-1)[: stop - start] = self._tokens[start:stop]
         y.reshape(-1)[: stop - start] = self._tokens[start + 1 : stop + 1]
+        let_go(self._tokens[start : stop + 1])
         return x, y
 
     def __iter__(self) -> Iterator[tuple[Int32Array, Int32Array]]:

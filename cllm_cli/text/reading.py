@@ -8,7 +8,6 @@ out and counted.
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +22,7 @@ from cllm_cli.text.documents import Incoming, Reading, Source
 from cllm_cli.text.formats import AUTO, check_format, find_format, format_by_name
 from cllm_cli.text.sources import STANDARD_INPUT, Listing, TextFile, Wanted, find_files, opened
 from cllm_cli.text.store import MAGIC, no_text_but_store
+from cllm_cli.text.unnamed import laid_down
 
 SNIFFED = 1 << 16
 ERRORS = ("strict", "replace")
@@ -74,18 +74,7 @@ def readable_twice(listing: Listing, stdin: BinaryIO | None) -> Iterator[BinaryI
     if not listing.has_stdin:
         yield stdin
         return
-    with tempfile.TemporaryFile() as kept:
-        with opened(TextFile(STANDARD_INPUT, named=True), stdin) as stream:
-            for chunk in chunks_of(stream):
-                try:
-                    kept.write(chunk)
-                except OSError as error:
-                    raise CorpusError(
-                        f"cannot keep standard input to read it twice: {error.strerror}",
-                        "name a file instead, or set TMPDIR to a folder with more room",
-                    ) from error
-        kept.seek(0)
-        # Its raw file is a FileIO, its own type a buffer over it, which has read1.
+    with laid_down(_standard_input(stdin), "standard input, which is read twice,") as kept:
         yield kept
 
 
@@ -102,6 +91,11 @@ def plain_bytes(file: TextFile, reading: Reading) -> int:
     except OSError:  # whoever reads it will say so
         return 0
     return 0 if compression_of(head) or marked_encoding(head) else size
+
+
+def _standard_input(stdin: BinaryIO | None) -> Iterator[bytes]:
+    with opened(TextFile(STANDARD_INPUT, named=True), stdin) as stream:
+        yield from chunks_of(stream)
 
 
 def _documents(

@@ -6,9 +6,8 @@ pipe or a compressed one, is laid down in a temporary file first. Rows whose tex
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from typing import Any, BinaryIO
 
 from cllm_cli.errors import CorpusError
@@ -16,6 +15,7 @@ from cllm_cli.printable import one_line
 from cllm_cli.text.chunks import in_chunks
 from cllm_cli.text.documents import Incoming, Reading, Source
 from cllm_cli.text.formats.base import EMPTY_ROWS, Format, named, quoted, text_within
+from cllm_cli.text.unnamed import laid_down
 
 ROWS = 256  # in a batch
 LONGEST_REASON = 200  # of pyarrow's words, in a message
@@ -24,7 +24,7 @@ LONGEST_REASON = 200  # of pyarrow's words, in a message
 def _documents(source: Source, reading: Reading) -> Iterator[Incoming]:
     path = reading.field.split(".")
     number = 0
-    with nullcontext(source.file) if source.file else _laid_down(source.chunks) as file:
+    with nullcontext(source.file) if source.file else laid_down(source.chunks, source.name) as file:
         for row in _rows(source.name, file, reading.field):
             number += 1
             where = f"{source.name}, row {number}"
@@ -70,15 +70,6 @@ def _has_field(schema: Any, field: str) -> bool:
         at = inner.get_field_index(name) if inner is not None else -1
         found = inner.field(at).type if inner is not None and at >= 0 else None
     return found is not None
-
-
-@contextmanager
-def _laid_down(chunks: Iterator[bytes]) -> Iterator[BinaryIO]:
-    with tempfile.TemporaryFile() as file:
-        for chunk in chunks:
-            file.write(chunk)
-        file.seek(0)
-        yield file
 
 
 PARQUET = Format("parquet", _documents, text=False)
