@@ -26,6 +26,7 @@ import numpy.typing as npt
 from cllm_cli.errors import CorpusError
 from cllm_cli.layers.base import IGNORED
 from cllm_cli.text.cuts import Across, Cuts, Within
+from cllm_cli.text.mapped import let_go
 from cllm_cli.text.tokenizers.base import IdArray, TokenArray
 
 Int32Array = npt.NDArray[np.int32]
@@ -98,6 +99,7 @@ class Sampler:
                 _write_window(x_out[done], y_out[done], self._tokens, start, size)
                 done += 1
                 self.position += 1
+        let_go(self._tokens)
 
     def _windows_from(self, position: int) -> tuple[IdArray, IdArray]:
         """Where the AHEAD windows from `position` on start, as indices of tokens, and their sizes."""
@@ -146,6 +148,7 @@ class Windows:
         numbers = np.arange(first, min(first + len(x), self._cuts.lengths[0]), dtype=np.int64)
         for row, (start, size) in enumerate(zip(*self._cuts.windows(np.zeros_like(numbers), numbers), strict=True)):
             _write_window(x[row], y[row], self._tokens, start, size)
+        let_go(self._tokens)
         return x, y
 
     def __iter__(self) -> Iterator[tuple[Int32Array, Int32Array]]:

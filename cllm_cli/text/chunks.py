@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from typing import BinaryIO
-
-from cllm_cli.errors import CorpusError
 
 # What is made of a chunk stays in the cache, and small enough for malloc to reuse instead of mapping fresh pages.
 CHUNK = 1 << 18
@@ -63,35 +59,6 @@ def beyond(chunks: Iterator[bytes], size: int) -> Iterator[bytes]:
             break
         size -= len(chunk)
     yield from chunks
-
-
-@contextmanager
-def laid_down(chunks: Iterator[bytes], name: str) -> Iterator[BinaryIO]:
-    """The stream as a file without a name, at its beginning. Raises CorpusError where there is no room for it."""
-    with _written(name):
-        kept = tempfile.TemporaryFile()  # noqa: SIM115  # closed below
-    try:
-        for chunk in chunks:
-            with _written(name):
-                kept.write(chunk)
-        with _written(name):
-            kept.seek(0)  # writes what is left
-        # Its raw file is a FileIO, its own type a buffer over it, which has read1.
-        yield kept
-    finally:
-        with suppress(OSError):  # what could not be written is tried once more
-            kept.close()
-
-
-@contextmanager
-def _written(name: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise CorpusError(
-            f"{name} has to be kept in a temporary file, which cannot be written: {error.strerror}",
-            "name a plain file instead, or set TMPDIR to a folder with more room",
-        ) from error
 
 
 class Parts:

@@ -27,6 +27,7 @@ from cllm_cli.kernels.automaton import (
     automaton_follow_table,
     automaton_settle,
 )
+from cllm_cli.text.mapped import pieces_of
 from cllm_cli.text.tokenizers.base import IdArray, TokenArray, Tokenizer
 
 NGRAMS = (4, 8, 16, 32, 64)
@@ -136,8 +137,8 @@ def find_copying(text: npt.NDArray[np.integer], training: TokenArray, tokenizer:
             f"the text has {text.size:,} tokens, --check-copy takes {MOST_TOKENS:,}", "check a part of it at a time"
         )
     automaton = Automaton(text, tokenizer.vocab_size, tokenizer.end_of_text)
-    for first in range(0, training.size, CHUNK):
-        automaton.follow(training[first : first + CHUNK])
+    for piece in pieces_of(training, CHUNK):
+        automaton.follow(piece)
     length, end = automaton.settle()
     return Copying(training[end - length : end], end - length, {n: automaton.novel(n) for n in NGRAMS})
 

@@ -21,7 +21,8 @@ import numpy as np
 
 from cllm_cli.errors import CorpusError
 from cllm_cli.text.corpus import TRAIN, VAL, Corpus
-from cllm_cli.text.pile import Span
+from cllm_cli.text.mapped import pieces_of
+from cllm_cli.text.pile import Row, Span
 from cllm_cli.text.sources import shown
 from cllm_cli.text.split import Document, end_of_one, fingerprint_of
 from cllm_cli.text.store import MAGIC, document_table, no_text_but_store
@@ -38,7 +39,7 @@ def read_ids(
 ) -> Corpus:
     """The corpus in files of ids: validation is in the file `val`, or the end of the whole.
 
-    Memory: nothing beyond the mapped file where there is one of the tokenizer's own type, otherwise the tokens once.
+    Memory: nothing beyond the mapped file where there is one of the tokenizer's own type, otherwise that of `Row`.
     Raises CorpusError for what is no file of ids, and for an id that the tokenizer does not have.
     """
     parts, documents = _read(sources, tokenizer, 0)
@@ -102,8 +103,8 @@ def _read(sources: Iterable[str | Path], tokenizer: Tokenizer, first: int) -> tu
     for source in sources:
         ids = open_ids(Path(source))
         digest, size = hashlib.sha256(), 0
-        for start in range(0, ids.size, PIECE):
-            piece = ids[start : start + PIECE]
+        start = 0
+        for piece in pieces_of(ids, PIECE):
             if int(piece.max()) >= tokenizer.vocab_size:
                 at = int(np.argmax(piece >= tokenizer.vocab_size))
                 raise CorpusError(
@@ -113,6 +114,7 @@ def _read(sources: Iterable[str | Path], tokenizer: Tokenizer, first: int) -> tu
                 )
             digest.update(piece.data)
             size += count_bytes(piece, tokenizer)
+            start += piece.size
         documents.append(Document(first, first + ids.size, size, digest.digest()))
         parts.append(ids)
         first += ids.size
@@ -123,9 +125,8 @@ def _joined(parts: Sequence[TokenArray], tokenizer: Tokenizer) -> TokenArray:
     """All ids in one array of the tokenizer's type; a single one that has it already stays where it is."""
     if len(parts) == 1 and parts[0].dtype == tokenizer.dtype:
         return parts[0]
-    whole: TokenArray = np.empty(sum(part.size for part in parts), tokenizer.dtype)
-    filled = 0
+    row = Row(sum(part.size for part in parts), tokenizer.dtype)
     for part in parts:
-        whole[filled : filled + part.size] = part
-        filled += part.size
-    return whole
+        for piece in pieces_of(part, PIECE):
+            row.append(piece)
+    return row.whole()

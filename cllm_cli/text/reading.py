@@ -15,13 +15,14 @@ from typing import BinaryIO
 
 from cllm_cli.config import Settings
 from cllm_cli.errors import ConfigError, CorpusError
-from cllm_cli.text.chunks import beyond, chunks_of, laid_down, peek
+from cllm_cli.text.chunks import beyond, chunks_of, peek
 from cllm_cli.text.compression import compression_of, decompressed
 from cllm_cli.text.decoding import BOM, as_utf8, check_encoding, looks_binary, marked_encoding
 from cllm_cli.text.documents import Incoming, Reading, Source
 from cllm_cli.text.formats import AUTO, check_format, find_format, format_by_name, may_be_parquet
 from cllm_cli.text.sources import STANDARD_INPUT, Listing, TextFile, Wanted, find_files, opened
 from cllm_cli.text.store import MAGIC, no_text_but_store
+from cllm_cli.text.unnamed import laid_down
 
 SNIFFED = 1 << 16
 ERRORS = ("strict", "replace")

@@ -29,6 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cllm_cli.errors import CorpusError, RunError
+from cllm_cli.text.mapped import pieces_of
 from cllm_cli.text.pile import Span
 from cllm_cli.text.sources import STANDARD_INPUT, shown
 from cllm_cli.text.split import Document
@@ -122,9 +123,9 @@ class Store:
 
     def is_whole(self) -> bool:
         """Whether the file is as it was written. Reads all of it: a second or two for a GB."""
-        digest, memory = hashlib.sha256(), memoryview(self._memory)
-        for start in range(0, self.layout.digest_at, PIECE):
-            digest.update(memory[start : min(start + PIECE, self.layout.digest_at)])
+        digest = hashlib.sha256()
+        for piece in pieces_of(self._array(np.dtype(np.uint8), self.layout.digest_at, 0), PIECE):
+            digest.update(piece.data)
         return digest.digest() == self.digest
 
     def check(self) -> None:
@@ -155,17 +156,13 @@ def store_chunks(
     layout = Layout(0, len(text), width, train.size, val.size, documents.size)
     layout = layout._replace(file_bytes=layout.digest_at + DIGEST)
     digest = hashlib.sha256()
-    parts: list[Any] = [  # bytes, or views of them
-        HEAD.pack(MAGIC, ORDER, VERSION, *layout) + text.ljust(layout.tokens_at - HEAD.size),
-        train.view(np.uint8).data,
-        val.view(np.uint8).data,
-        bytes(layout.documents_at - layout.tokens_at - (train.size + val.size) * width),
-        documents.view(np.uint8).data,
-    ]
+    head = HEAD.pack(MAGIC, ORDER, VERSION, *layout) + text.ljust(layout.tokens_at - HEAD.size)
+    padding = layout.documents_at - layout.tokens_at - (train.size + val.size) * width
+    parts = (np.frombuffer(head, np.uint8), train, val, np.zeros(padding, np.uint8), documents)
     for part in parts:
-        for start in range(0, len(part), PIECE):
-            digest.update(part[start : start + PIECE])
-            yield part[start : start + PIECE]
+        for piece in pieces_of(part.view(np.uint8), PIECE):
+            digest.update(piece.data)
+            yield piece.data
     yield digest.digest()
 
 

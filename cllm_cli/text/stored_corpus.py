@@ -7,7 +7,10 @@ from typing import Any
 
 from cllm_cli.errors import RunError
 from cllm_cli.text.corpus import FACTS, Corpus
+from cllm_cli.text.mapped import pieces_of
 from cllm_cli.text.tokenizers.base import TokenArray, Tokenizer, count_bytes
+
+PIECE = 1 << 20  # tokens that are looked at together
 
 
 def restored(facts: Mapping[str, Any], tokenizer: Tokenizer, train: TokenArray, val: TokenArray) -> Corpus:
@@ -26,7 +29,7 @@ def check_tokens(tokens: TokenArray, tokenizer: Tokenizer) -> None:
     """Raise RunError unless `tokens`, which come from a file, can be this tokenizer's."""
     if tokens.ndim != 1 or tokens.dtype != tokenizer.dtype or not tokens.flags.c_contiguous:
         raise _damaged(f"its tokens are no plain array of {tokenizer.dtype}")
-    if tokens.size and int(tokens.max()) >= tokenizer.vocab_size:
+    if any(int(piece.max()) >= tokenizer.vocab_size for piece in pieces_of(tokens, PIECE)):
         raise _damaged("it has tokens outside the vocabulary")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cllm_cli.errors import RunError
+from cllm_cli.text.mapped import mapped, pieces_of
 
 TEMPORARY = ".tmp-"
 PIECE = 1 << 22  # bytes of a tensor that are written and hashed at a time
@@ -94,7 +96,8 @@ def tensor_chunks(
     if hashed:
         digest = hashlib.sha256()
         for tensor in tensors.values():
-            digest.update(tensor.reshape(-1).view(np.uint8).data)
+            for piece in pieces_of(tensor.reshape(-1).view(np.uint8), PIECE):
+                digest.update(piece.data)
         header["__metadata__"]["sha256"] = digest.hexdigest()
     at = 0
     for name, tensor in tensors.items():
@@ -105,9 +108,18 @@ def tensor_chunks(
     text += b" " * (-len(text) % 8)  # the data starts aligned
     yield len(text).to_bytes(8, "little") + text
     for tensor in tensors.values():
-        flat = tensor.reshape(-1).view(np.uint8).data
-        for start in range(0, len(flat), PIECE):
-            yield flat[start : start + PIECE]
+        for piece in pieces_of(tensor.reshape(-1).view(np.uint8), PIECE):
+            yield piece.data
+
+
+def mapped_tensor(path: Path, name: str) -> npt.NDArray[Any]:
+    """A tensor where it lies in a safetensors file that is whole. Raises OSError, and KeyError where there is none."""
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        entry = json.loads(file.read(size))[name]
+        dtype = {kind: np.dtype(known) for known, kind in SAFETENSORS_TYPES.items()}[entry["dtype"]]
+        first = 8 + size + entry["data_offsets"][0]
+        return mapped(file, dtype, math.prod(entry["shape"]), first).reshape(entry["shape"])
 
 
 def manifest_hash(manifest: Mapping[str, Any]) -> str:

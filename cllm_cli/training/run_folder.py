@@ -31,7 +31,7 @@ from cllm_cli.text.corpus import Corpus
 from cllm_cli.text.stored_corpus import check_tokens, restored
 from cllm_cli.text.tokenizers import tokenizer_from_json
 from cllm_cli.text.tokenizers.base import TokenArray, Tokenizer
-from cllm_cli.training.durable import TEMPORARY, data_hash, remove_temporaries, tensor_chunks, write_file
+from cllm_cli.training.durable import TEMPORARY, data_hash, mapped_tensor, remove_temporaries, tensor_chunks, write_file
 from cllm_cli.training.not_finite import not_finite_among
 
 OWN = ("config.toml", "config.json", "model.safetensors", "tokenizer.json", "metrics.jsonl", "checkpoint", "data")
@@ -180,8 +180,9 @@ class RunFolder:
     def read_corpus(self, tokenizer: Tokenizer) -> Corpus:
         """The corpus that came from standard input, from the tokens that were kept."""
         facts = read_json(self.data / "corpus.json")
-        with open_tensors(self.data / "tokens.safetensors") as tensors:
-            return restored(facts, tokenizer, _tokens(tensors, "train"), _tokens(tensors, "val"))
+        path = self.data / "tokens.safetensors"
+        with open_tensors(path):
+            return restored(facts, tokenizer, mapped_tensor(path, "train"), mapped_tensor(path, "val"))
 
     def read_facts(self) -> dict[str, Any]:
         """What is known of the run's corpus: fingerprint, from_stdin, the rest of Corpus.facts(), and its origin."""
@@ -192,8 +193,9 @@ class RunFolder:
 
     def read_validation(self, tokenizer: Tokenizer) -> TokenArray:
         """The run's validation tokens."""
-        with open_tensors(self.data / "tokens.safetensors") as tensors:
-            tokens = _tokens(tensors, "val")
+        path = self.data / "tokens.safetensors"
+        with open_tensors(path):
+            tokens = mapped_tensor(path, "val")
         check_tokens(tokens, tokenizer)
         return tokens
 
@@ -280,11 +282,6 @@ def copy_tensors(source: Any, targets: Mapping[str, npt.NDArray[Any]], path: Pat
     lost = not_finite_among(targets) if finite else ""
     if lost:
         raise RunError(f"{path}: {lost} is not finite", "nothing can be made of these weights; choose another run")
-
-
-def _tokens(tensors: Any, name: str) -> TokenArray:
-    tokens: TokenArray = tensors.get_tensor(name)
-    return tokens
 
 
 def _check_size(path: Path) -> None:

@@ -12,9 +12,10 @@ from typing import Any, BinaryIO
 
 from cllm_cli.errors import CorpusError
 from cllm_cli.printable import one_line
-from cllm_cli.text.chunks import in_chunks, laid_down
+from cllm_cli.text.chunks import in_chunks
 from cllm_cli.text.documents import Incoming, Reading, Source
 from cllm_cli.text.formats.base import EMPTY_ROWS, Format, named, quoted, text_within
+from cllm_cli.text.unnamed import laid_down
 
 ROWS = 256  # in a batch
 LONGEST_REASON = 200  # of pyarrow's words, in a message

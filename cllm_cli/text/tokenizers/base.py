@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cllm_cli.errors import CorpusError, RunError
+from cllm_cli.text.mapped import pieces_of
 
 TokenArray = npt.NDArray[Any]
 """One-dimensional, contiguous, unsigned: the smallest of uint8, uint16 and uint32 that holds the vocabulary."""
@@ -175,7 +176,7 @@ def given_bytes(text: str) -> bytes:
 def count_bytes(tokens: TokenArray, tokenizer: Tokenizer) -> int:
     """The number of bytes that `tokens` stand for. Memory: less than a MiB, whatever their number."""
     sizes = tokenizer.token_bytes
-    chunks = (tokens[start : start + COUNT_CHUNK] for start in range(0, tokens.size, COUNT_CHUNK))
+    chunks = pieces_of(tokens, COUNT_CHUNK)
     text = sizes if tokenizer.end_of_text is None else np.delete(sizes, tokenizer.end_of_text)
     if text.size and (text == text[0]).all():  # as bytes are: nothing to look up
         ends = 0

@@ -1,0 +1,55 @@
+"""Arrays that lie in a file: read when they are used, and let go once they were.
+
+A page that was used counts as this process's memory until it is let go. It is no more than a copy of the file: the
+system takes it back where it needs room, and it is read again where it is used again.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+# Bytes: using a page maps those around it too, in blocks that lie as this size does or a part of it (a huge page).
+REACH = 1 << 21
+
+
+def mapped(file: BinaryIO, dtype: np.dtype[Any], count: int, offset: int = 0) -> npt.NDArray[Any]:
+    """`count` elements of a file from byte `offset` on, not to be written. Raises ValueError where it has fewer."""
+    if not count:
+        return np.empty(0, dtype)
+    return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), dtype, count, offset)
+
+
+def let_go(array: npt.NDArray[Any]) -> None:
+    """Take the pages of a contiguous array out of this process's memory, and those near it; nothing where it is none
+    that was mapped to be read.
+    """
+    memory = _mapping_of(array)
+    if memory is None or not array.size:
+        return
+    first = np.frombuffer(memory, np.uint8, 1).ctypes.data
+    start = max(first, array.ctypes.data // REACH * REACH)
+    stop = min(first + len(memory), -(-(array.ctypes.data + array.nbytes) // REACH) * REACH)
+    memory.madvise(mmap.MADV_DONTNEED, start - first, stop - start)
+
+
+def pieces_of(array: npt.NDArray[Any], size: int) -> Iterator[npt.NDArray[Any]]:
+    """An array in pieces of `size` elements, each of which is let go when the next one is asked for."""
+    for start in range(0, len(array), size):
+        piece = array[start : start + size]
+        yield piece
+        let_go(piece)
+
+
+def _mapping_of(array: npt.NDArray[Any]) -> mmap.mmap | None:
+    """The mapping that an array lies in, if that cannot be written: pages that were written must not be let go."""
+    owner: Any = array
+    while isinstance(owner, np.ndarray):
+        owner = owner.base
+    if not isinstance(owner, memoryview) or not isinstance(owner.obj, mmap.mmap):
+        return None
+    return owner.obj if owner.readonly else None
