@@ -10,18 +10,14 @@ from __future__ import annotations
 import difflib
 import functools
 import math
-import tomllib
 import types
 import typing
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
-from pathlib import Path
 from typing import Any
 
 from cllm_cli.errors import ConfigError, UsageError, nearest
 
-LARGEST_FILE = 1 << 20  # bytes of a TOML file that anyone could mean
-TOML_HINT = "one 'name = value' a line, as in a run's config.toml"
 LARGEST = 10**9  # what no setting needs to exceed, unless it says so: far beyond any machine, and exact everywhere
 
 
@@ -304,30 +300,6 @@ def preset(name: str) -> Preset:
     if name not in PRESETS:
         raise ConfigError(f"unknown preset '{name}'", nearest(name, PRESETS))
     return PRESETS[name]
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """The values of a TOML file, not yet checked. Raises ConfigError where it is missing or no TOML."""
-    try:
-        with path.open("rb") as file:
-            text = file.read(LARGEST_FILE + 1)
-        if len(text) > LARGEST_FILE:
-            raise ConfigError(f"{path} is too large to be a file of settings", TOML_HINT)
-        return tomllib.loads(text.decode())
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}", "--config takes a TOML file of settings") from error
-    except (ValueError, RecursionError) as error:  # no TOML, no UTF-8, numbers of too many digits, a nest of brackets
-        raise ConfigError(f"{path} is no valid TOML: {error}", TOML_HINT) from error
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """The settings in a TOML file, each valid by itself. Raises ConfigError for whatever is wrong with them."""
-    values = read_toml(path)
-    try:
-        make_settings(values)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error.message}", error.hint) from error
-    return values
 
 
 def stated(settings: Settings) -> dict[str, Any]:

@@ -12,7 +12,8 @@ import typer
 
 from cllm_cli.commands.naming import FileNames, check_val, named_files
 from cllm_cli.commands.options import Cpu, Debug, Json, Quiet, allow_threads, with_settings
-from cllm_cli.config import PRESETS, make_settings, merge, preset, read_config
+from cllm_cli.config import PRESETS, make_settings, merge, preset
+from cllm_cli.config_file import read_config
 from cllm_cli.errors import ConfigError, Interrupted, UsageError
 
 

@@ -22,7 +22,8 @@ import numpy.typing as npt
 import tomli_w
 from safetensors import SafetensorError, safe_open
 
-from cllm_cli.config import Settings, make_settings, read_toml, stated
+from cllm_cli.config import Settings, make_settings, stated
+from cllm_cli.config_file import read_toml
 from cllm_cli.errors import ConfigError, RunError
 from cllm_cli.model.arena import Arena
 from cllm_cli.model.build import Model, ModelConfig
