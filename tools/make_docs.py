@@ -187,8 +187,8 @@ store says. Of a tokenizer that was a file the store notes the kind, which `--co
 the path of the very tokenizer that the store has. `--tokenizer RUN/tokenizer.json` writes the text in the ids of a run, for `--init-from`
 and `eval`.
 
-The file appears when all of it is on the disk. Writing needs memory for the tokens once, and 64 bytes and more for each document; training
-maps them. When training starts, the file's sizes are compared with its header, its SHA-256 with its content (a second or two for a GB),
+The file appears when all of it is on the disk. Tokens beyond 64 MiB wait in a file without a name, in the folder that TMPDIR names; a document takes some
+120 bytes of memory. Training maps them. When training starts, the file's sizes are compared with its header, its SHA-256 with its content (a second or two for a GB),
 and every fact that is relied on with the others. Only a token store is ever overwritten, and only with `--force`. It is read on machines of
 the same byte order.
 

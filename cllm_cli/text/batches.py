@@ -33,6 +33,7 @@ Int32Array = npt.NDArray[np.int32]
 Uint64Array = npt.NDArray[np.uint64]
 
 AHEAD = 1024
+HELD = 64  # windows whose pages may stay mapped: a window may map 2 MiB around it, and letting go takes a while
 FEISTEL_ROUNDS = 6
 MASK = 2**64 - 1
 GOLDEN = 0x9E3779B97F4A7C15
@@ -99,7 +100,8 @@ class Sampler:
                 _write_window(x_out[done], y_out[done], self._tokens, start, size)
                 done += 1
                 self.position += 1
-        let_go(self._tokens)
+                if self.position % HELD == 0:
+                    let_go(self._tokens)
 
     def _windows_from(self, position: int) -> tuple[IdArray, IdArray]:
         """Where the AHEAD windows from `position` on start, as indices of tokens, and their sizes."""
