@@ -7,7 +7,8 @@ The cache. Numba's own on-disk cache stamps a kernel with the file it stands in 
 file that it calls. Here each kernel module has a folder named by a hash of its own source, of every module of this
 package that it imports, of Numba's version and of the CPU: a stale kernel cannot be found, and one edit does not
 recompile the rest.
-A cached kernel is code that will run, so the folder is private to the user and ignored when others can write to it.
+A cached kernel is code that will run, so the folder is private to the user, and ignored where others could put
+something into it (`private`).
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from __future__ import annotations
 import ast
 import functools
 import hashlib
+import inspect
 import os
 import platform
-import stat
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,10 @@ from typing import Any
 import llvmlite
 import llvmlite.binding as llvm
 import numba
-from numba.core.caching import _CacheLocator
+from numba.core.caching import NullCache, _CacheLocator
 from numba.core.codegen import get_host_cpu_features
+
+from cllm_cli.kernels.private import make_private, make_private_within
 
 # Reordering, contraction and approximate division are wanted; nnan and ninf are not: a NaN must survive to be seen.
 FASTMATH = {"contract", "reassoc", "arcp", "nsz", "afn"}
@@ -67,12 +70,23 @@ def cache_root() -> Path | None:
     try:
         caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         root = Path(chosen or Path(caches) / "cllm") / "kernels"
-        root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = root.stat()
+        return root if make_private(root) else None
     except (OSError, RuntimeError):
         return None
-    private = status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-    return root if private and os.access(root, os.W_OK) else None
+
+
+@functools.cache
+def module_folder(path: Path) -> Path | None:
+    """The folder of the compiled kernels of the module at `path`; None where none is safe to use."""
+    root = cache_root()
+    if root is None:
+        return None
+    folder = root / f"{path.stem}-{source_key(path)}"
+    try:
+        make_private_within(folder)
+    except OSError:
+        return None
+    return folder
 
 
 @functools.cache
@@ -115,10 +129,10 @@ def source_key(path: Path) -> str:
 class KernelCacheLocator(_CacheLocator):  # type: ignore[misc]  # Numba has no types
     """Puts the compiled kernels of this package under `cache_root()`, a folder for each source key."""
 
-    def __init__(self, path: Path, function: Any, root: Path) -> None:
+    def __init__(self, path: Path, function: Any, folder: Path) -> None:
         self._py_file = str(path)
         self._line = function.__code__.co_firstlineno
-        self._folder = root / f"{path.stem}-{source_key(path)}"
+        self._folder = folder
 
     def get_cache_path(self) -> str:
         return str(self._folder)
@@ -131,10 +145,12 @@ class KernelCacheLocator(_CacheLocator):  # type: ignore[misc]  # Numba has no t
 
     @classmethod
     def from_function(cls, function: Any, py_file: str) -> KernelCacheLocator | None:
-        path, root = Path(py_file).resolve(), cache_root()
-        if root is None or PACKAGE.resolve() not in path.parents:
+        path = Path(py_file).resolve()
+        if PACKAGE.resolve() not in path.parents:
             return None
-        return cls(PACKAGE / path.relative_to(PACKAGE.resolve()), function, root)
+        path = PACKAGE / path.relative_to(PACKAGE.resolve())
+        folder = module_folder(path)
+        return None if folder is None else cls(path, function, folder)
 
 
 def _parallel(function: Any) -> dict[str, bool]:
@@ -147,7 +163,9 @@ def kernel(function: Callable[..., None]) -> Any:
     before = numba.config.CACHE_LOCATOR_CLASSES
     numba.config.CACHE_LOCATOR_CLASSES = f"{__name__}.{KernelCacheLocator.__name__}"
     try:
-        return numba.njit(cache=cache_root() is not None, **_parallel(function), **FLAGS)(function)
+        # Numba raises where a locator has no place for what is to be cached.
+        cached = KernelCacheLocator.from_function(function, inspect.getfile(function)) is not None
+        return numba.njit(cache=cached, **_parallel(function), **FLAGS)(function)
     finally:
         numba.config.CACHE_LOCATOR_CLASSES = before
 
@@ -155,7 +173,7 @@ def kernel(function: Callable[..., None]) -> Any:
 def is_cached(kernel: Any, types: tuple[Any, ...]) -> bool:
     """Whether the machine code of a kernel for these argument types is on the disk."""
     cache = kernel._cache
-    if cache_root() is None:
+    if isinstance(cache, NullCache):
         return False
     return cache._index_key(types, kernel.targetctx.codegen()) in cache._cache_file._load_index()
 
