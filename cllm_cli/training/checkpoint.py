@@ -131,6 +131,10 @@ def check_fits(folder: RunFolder, config: ModelConfig) -> None:
                 return
         except RunError as error:
             faults.append(error)
+    if faults and files[0] != folder.model:
+        raise RunError(
+            f"no checkpoint in {folder.checkpoints} is whole: {faults[0].message}", "start over with --force"
+        )
     if faults:
         raise faults[0]
 

@@ -53,9 +53,9 @@ def training_text(
     named = [*([] if sources else known), *([val] if val else [])]
     if named:
         tell(f"reading what {folder.path} names as its text: {', '.join(map(shown, named))}")
-    for path in named:
-        check_text(path, folder.path)
     try:
+        for path in named:
+            check_text(path, folder.path)
         corpus = load_corpus(
             sources or known,
             settings.tokenizer,
