@@ -220,78 +220,59 @@ def open_bin(name: str):
 
 def formats(place: Place):
     """Name → file, its good content, how it is spoiled, how it is read."""
-    root, run = place.root, place.run
-    rows = "".join(
-        json.dumps({"text": f"row {n} möwe", "n": n, "meta": {"a": [1, 2.5, None]}}) + "\n" for n in range(8)
-    )
-    table = "id,text\n" + "".join(f'{n},"row ""{n}"", one"\n' for n in range(8))
-    sample = rows.encode() * 20
+    run = place.run
+    found = {
+        "weights": (run.model, None, spoiled_tensors, open_model),
+        "state": (place.step / "state.safetensors", None, spoiled, open_state),
+        "manifest": (place.step / "manifest.json", None, spoiled_manifest, open_manifest),
+        "config": (run.config, None, spoiled, open_config),
+        "tokenizer byte": (run.tokenizer, None, spoiled_json, open_run_tokenizer),
+        "validation tokens": (run.data / "tokens.safetensors", None, spoiled_tensors, open_tokens),
+        "corpus facts": (run.data / "corpus.json", None, spoiled_json, open_facts),
+        "metrics": (run.metrics, None, spoiled, open_metrics),
+        "token store": (place.root / "small.tok", None, spoiled_store, open_store),
+        "vocab.json": (place.root / "gpt2" / "vocab.json", None, spoiled_json, open_foreign("gpt2")),
+        "SentencePiece model": (place.root / "some.model", place.piece_model, spoiled, open_foreign("some.model")),
+    }
+    for kind, facts in tokenizers(place).items():
+        path = place.root / "tokenizer.json"
+        found[f"tokenizer {kind}"] = (path, json.dumps(facts).encode(), spoiled_json, open_json_tokenizer)
+    for name, content in texts().items():
+        found[name] = (place.root / name, content, spoiled, open_text(name))
     header = np.zeros(256, "<i4")
     header[:3] = (20240520, 1, 100)
-    char = {"kind": "char", "vocab_size": 4, "end_of_text": 3, "characters": "abt"}
+    ids = np.arange(100, dtype="<u2").tobytes()
+    found["nanoGPT"] = (place.root / "a.bin", ids, spoiled, open_bin("a.bin"))
+    found["llm.c"] = (place.root / "b.bin", header.tobytes() + ids, spoiled, open_bin("b.bin"))
+    return found
+
+
+def tokenizers(place: Place) -> dict[str, dict]:
+    """What a run stores of each kind of tokenizer."""
     from tokenizer_files import learned, prose
 
     from cllm_cli.text.tokenizers.huggingface import HuggingFaceTokenizer
     from cllm_cli.text.tokenizers.sentencepiece import SentencePieceTokenizer
 
-    bpe = learned("bpe:300", [prose(3, 100).encode()], True)[0].to_json()
-    hf = HuggingFaceTokenizer(place.huggingface).to_json()
-    sp = SentencePieceTokenizer(place.piece_model).to_json()
-    found = {
-        "weights": (run.model, run.model.read_bytes(), spoiled_tensors, open_model),
-        "state": (
-            place.step / "state.safetensors",
-            (place.step / "state.safetensors").read_bytes(),
-            spoiled,
-            open_state,
-        ),
-        "manifest": (
-            place.step / "manifest.json",
-            (place.step / "manifest.json").read_bytes(),
-            spoiled_manifest,
-            open_manifest,
-        ),
-        "config": (run.config, run.config.read_bytes(), spoiled, open_config),
-        "tokenizer byte": (run.tokenizer, run.tokenizer.read_bytes(), spoiled_json, open_run_tokenizer),
-        "validation tokens": (
-            run.data / "tokens.safetensors",
-            (run.data / "tokens.safetensors").read_bytes(),
-            spoiled_tensors,
-            open_tokens,
-        ),
-        "corpus facts": (run.data / "corpus.json", (run.data / "corpus.json").read_bytes(), spoiled_json, open_facts),
-        "metrics": (run.metrics, run.metrics.read_bytes(), spoiled, open_metrics),
-        "token store": (root / "small.tok", (root / "small.tok").read_bytes(), spoiled_store, open_store),
+    return {
+        "char": {"kind": "char", "vocab_size": 7, "end_of_text": 6, "characters": " aceht"},
+        "bpe": learned("bpe:300", [prose(3, 100).encode()], True)[0].to_json(),
+        "huggingface": HuggingFaceTokenizer(place.huggingface).to_json(),
+        "sentencepiece": SentencePieceTokenizer(place.piece_model).to_json(),
     }
-    for kind, facts in (("char", char), ("bpe", bpe), ("huggingface", hf), ("sentencepiece", sp)):
-        found[f"tokenizer {kind}"] = (
-            root / "tokenizer.json",
-            json.dumps(facts).encode(),
-            spoiled_json,
-            open_json_tokenizer,
-        )
-    found["SentencePiece model"] = (root / "some.model", place.piece_model, spoiled, open_foreign("some.model"))
-    found["vocab.json"] = (
-        root / "gpt2" / "vocab.json",
-        (root / "gpt2" / "vocab.json").read_bytes(),
-        spoiled_json,
-        open_foreign("gpt2"),
-    )
-    texts = {"rows.jsonl": rows.encode(), "rows.csv": table.encode(), "a.gz": gzip.compress(sample, mtime=0)}
-    texts |= {"a.bz2": bz2.compress(sample), "a.xz": lzma.compress(sample)}
+
+
+def texts() -> dict[str, bytes]:
+    """Corpora by the name of their file."""
+    more = {"meta": {"a": [1, 2.5, None]}}
+    rows = "".join(json.dumps({"text": f"row {n} möwe", "n": n, **more}) + "\n" for n in range(8)).encode()
+    table = "id,text\n" + "".join(f'{n},"row ""{n}"", one"\n' for n in range(8))
+    found = {"rows.jsonl": rows, "rows.csv": table.encode(), "a.gz": gzip.compress(rows * 20, mtime=0)}
+    found |= {"a.bz2": bz2.compress(rows * 20), "a.xz": lzma.compress(rows * 20)}
     with contextlib.suppress(ImportError):
         import zstandard
 
-        texts["a.zst"] = zstandard.ZstdCompressor(write_checksum=True).compress(sample)
-    for name, content in texts.items():
-        found[name] = (root / name, content, spoiled, open_text(name))
-    found["nanoGPT"] = (root / "a.bin", np.arange(100, dtype="<u2").tobytes(), spoiled, open_bin("a.bin"))
-    found["llm.c"] = (
-        root / "b.bin",
-        header.tobytes() + np.arange(100, dtype="<u2").tobytes(),
-        spoiled,
-        open_bin("b.bin"),
-    )
+        found["a.zst"] = zstandard.ZstdCompressor(write_checksum=True).compress(rows * 20)
     return found
 
 
@@ -308,6 +289,7 @@ def run(count: int, seed: int, names: tuple[str, ...] = ()) -> dict:
         chosen = {name: each for name, each in formats(place).items() if not names or name in names}
         for name, (path, good, spoil, read) in chosen.items():
             rng = Random(f"{seed} {name}")
+            good = path.read_bytes() if good is None else good
             path.write_bytes(good)
             read(place)
             before = peak()
