@@ -223,15 +223,8 @@ def put(path, kind):
         path.symlink_to("/dev/zero")
 
 
-FIGURES = {
-    "step": True,
-    "position": -1,
-    "loss_sum": "x",
-    "val_loss": "NaN",
-    "recent_losses": [[]],
-    "metrics_bytes": 1e9,
-}
-FIGURES |= {"best_step": 2**70, "seconds": None, "evaluated_step": HOSTILE}
+FIGURES = {"step": True, "position": -1, "loss_sum": "x", "val_loss": "NaN", "recent_losses": [[]]}
+FIGURES |= {"metrics_bytes": 1e9, "best_step": 2**70, "seconds": None, "evaluated_step": HOSTILE}
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -307,9 +300,10 @@ def test_a_gz_that_is_a_zip_is_told(run, refused):
     refused("train", "both.gz", words=["both.gz", "damaged"])
 
 
-@pytest.mark.parametrize(
-    "line", [b"9" * 5000, b"[" * 100_000, b'{"text": ' + b"[" * 100_000, b"\xff\xfe{", b'"\\ud800"']
-)
+ROWS = [b"9" * 5000, b"[" * 100_000, b'{"text": ' + b"[" * 100_000, b"\xff\xfe{", b'"\\ud800"']
+
+
+@pytest.mark.parametrize("line", ROWS, ids=range(len(ROWS)))
 def test_rows(run, refused, line):
     Path("rows.jsonl").write_bytes(line + b"\n")
     refused("train", "rows.jsonl", words=["line 1"])
