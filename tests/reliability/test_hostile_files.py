@@ -7,6 +7,7 @@ import io
 import json
 import os
 import shutil
+import sys
 import zipfile
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from safetensors.numpy import load_file, save_file
 from cllm_cli.main import main
 from cllm_cli.training import train
 from cllm_cli.training.durable import manifest_hash
+from cllm_cli.training.evaluate import MOST_NUMBERS, affordable_batch
+from cllm_cli.training.run_folder import RunFolder, model_config
 
 TINY = {"n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 8, "batch_size": 2, "dropout": 0.0, "steps": 2}
 TINY |= {"eval_every": 2, "save_every": 2, "sample_every": 0, "threads": 1}
@@ -180,6 +183,24 @@ def test_a_link_out_of_a_run_is_refused(run, refused, name, command):
         target = target if "step" in name else target / "precious"
     item.symlink_to(target)
     refused(*READERS[command])
+
+
+def test_a_batch_that_a_stranger_asks_for_is_made_smaller(run):
+    config = (run / "config.toml").read_text("utf-8")
+    (run / "config.toml").write_text(config.replace("batch_size = 2", "batch_size = 1000000000"), "utf-8")
+    assert affordable_batch(model_config(RunFolder(run).read_settings()), 10**9) * 8 * 64 <= MOST_NUMBERS
+    assert affordable_batch(model_config(RunFolder(run).read_settings()), 12) == 12
+
+
+def test_what_a_model_writes_is_safe_on_a_terminal_and_whole_in_a_pipe(run, monkeypatch, capfdbinary):
+    command = ["generate", "run", "--tokens", "40", "--prompt", HOSTILE, "--temperature", "5"]
+    assert main(command) == 0
+    piped = capfdbinary.readouterr().out
+    assert piped.startswith(HOSTILE.encode())
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    assert main(command) == 0
+    shown = capfdbinary.readouterr().out.decode()
+    assert not any(sign in shown for sign in UNSAFE)
 
 
 def test_force_over_links_deletes_nothing_outside(run, refused):
