@@ -103,6 +103,10 @@ def main(args: Sequence[str]) -> int:
         where = f"{error.filename}: " if error.filename else ""
         hint = "make room there" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "--debug shows where it came from"
         return _fail(f"{where}{error.strerror or error}", hint, 1, debug)
+    except RecursionError:
+        return _fail("what was given is nested too deeply", "--debug shows where it came from", 1, debug)
+    except UnicodeError as error:
+        return _fail(f"what was given is no UTF-8: {error}", "--debug shows where it came from", 1, debug)
     except Exception as error:
         return _fail(f"unexpected {type(error).__name__}: {error}", "this is a bug; --debug shows where", 1, debug)
 

@@ -59,7 +59,8 @@ def test_our_own_errors(outcome, error, code):
         (OSError(errno.ENOSPC, "No space left on device", "a/b"), "a/b: No space left on device"),
         (OSError("odd"), "odd"),
         (ZeroDivisionError("x"), "unexpected ZeroDivisionError: x"),
-        (RecursionError("deep"), "unexpected RecursionError: deep"),
+        (RecursionError("deep"), "what was given is nested too deeply"),
+        (UnicodeError("why"), "what was given is no UTF-8: why"),
     ],
     ids=lambda value: type(value).__name__,
 )

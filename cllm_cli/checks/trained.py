@@ -20,7 +20,7 @@ from cllm_cli.text.batches import Windows
 from cllm_cli.text.tokenizers.base import TokenArray
 from cllm_cli.training import checkpoint
 from cllm_cli.training.resolve import schedule_of
-from cllm_cli.training.run_folder import RunFolder
+from cllm_cli.training.run_folder import RunFolder, model_config
 from cllm_cli.training.session import Session, rehearsal
 
 BATCH, TIME = 2, 32  # B and T of a check, at most
@@ -64,6 +64,7 @@ def run_flow(folder: RunFolder) -> tuple[Flow, list[str]]:
     said of that. Raises RunError, and CorpusError where the text is too short.
     """
     tokens, settings = _validation(folder), folder.read_settings()
+    checkpoint.check_fits(folder, model_config(settings))
     session = rehearsal(settings, settings.vocab_size or BYTES)
     fingerprint = folder.read_facts()["fingerprint"]
     progress, passed = checkpoint.load(folder, session.tensors(), settings, fingerprint)

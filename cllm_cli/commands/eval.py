@@ -56,10 +56,10 @@ def evaluate(
     from cllm_cli.text.store import single_store
     from cllm_cli.text.stored_text import tokens_in
     from cllm_cli.text.tokenized import check_reading
-    from cllm_cli.training.evaluate import Evaluator, Score
+    from cllm_cli.training.evaluate import Evaluator, Score, affordable_batch
     from cllm_cli.training.machine import available_cores
     from cllm_cli.training.records import json_line
-    from cllm_cli.training.run_folder import RunFolder
+    from cllm_cli.training.run_folder import RunFolder, model_config
     from cllm_cli.training.session import use_threads
 
     text = named_files(text, files0_from, "TEXT")
@@ -75,7 +75,7 @@ def evaluate(
     use_threads(threads or available_cores())
     folder = RunFolder(run)
     stored, tokenizer = folder.read_settings(), folder.read_tokenizer()
-    batch = batch_size or stored.batch_size or 8
+    batch = batch_size or affordable_batch(model_config(stored), stored.batch_size or 8)
     if per_line or per_document:
         score_passages(folder, tokenizer, text, reading, batch, per_line, quiet, json)
         return

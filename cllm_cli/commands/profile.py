@@ -67,13 +67,16 @@ def profile(
     from cllm_cli.profiling.roof import measure_roof, roof_calls
     from cllm_cli.profiling.trace import write_trace
     from cllm_cli.reporting.tables import show_profile, show_sizes
+    from cllm_cli.training.checkpoint import check_fits
     from cllm_cli.training.machine import available_cores
     from cllm_cli.training.records import json_line
-    from cllm_cli.training.run_folder import RunFolder
+    from cllm_cli.training.run_folder import RunFolder, model_config
     from cllm_cli.training.session import rehearsal, use_threads
 
     use_threads(threads or available_cores())
     settings = RunFolder(run).read_settings() if run else make_settings(chosen)
+    if run:
+        check_fits(RunFolder(run), model_config(settings))
     rows, ends, roof = [], [], None
     for batch, block in itertools.product(batches, blocks):
         given = {"batch_size": batch, "block_size": block, "recompute": recompute}

@@ -7,8 +7,9 @@ The cache. Numba's own on-disk cache stamps a kernel with the file it stands in 
 file that it calls. Here each kernel module has a folder named by a hash of its own source, of every module of this
 package that it imports, of Numba's version and of the CPU: a stale kernel cannot be found, and one edit does not
 recompile the rest.
-A cached kernel is code that will run, so the folder is private to the user and ignored when others can write to it. A
-package may bring along folders of its own, compiled for CPU levels (levels.py): they are only read.
+A cached kernel is code that will run, so the folder is private to the user, and ignored where others could put
+something into it (`private.py`). A package may bring along folders of its own, compiled for CPU levels (`levels.py`):
+they are only read.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ import functools
 import hashlib
 import os
 import platform
-import stat
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from numba.core.caching import NullCache, _CacheLocator
 from numba.core.codegen import get_host_cpu_features
 
 from cllm_cli.kernels.levels import LEVELS, NATIVE, SHIPPED, host_features, target
+from cllm_cli.kernels.private import make_private, make_private_within
 
 # Reordering, contraction and approximate division are wanted; nnan and ninf are not: a NaN must survive to be seen.
 FASTMATH = {"contract", "reassoc", "arcp", "nsz", "afn"}
@@ -76,12 +77,9 @@ def cache_root() -> Path | None:
     try:
         caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         root = Path(chosen or Path(caches) / "cllm") / "kernels"
-        root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = root.stat()
+        return root if make_private(root) else None
     except (OSError, RuntimeError):
         return None
-    private = status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-    return root if private and os.access(root, os.W_OK) else None
 
 
 @functools.cache
@@ -121,10 +119,11 @@ def source_key(path: Path) -> str:
     return digest.hexdigest()[:24]
 
 
+@functools.cache
 def cache_folder(module: Path) -> Path | None:
     """Where the compiled kernels of the module at this path are: in the package itself or under `cache_root()`.
 
-    None where there is no place for them, and for a module that is not of this package.
+    None where no place for them is safe, and for a module that is not of this package.
     """
     path = module.resolve()
     if PACKAGE.resolve() not in path.parents:
@@ -133,7 +132,13 @@ def cache_folder(module: Path) -> Path | None:
     shipped, root = SHIPPED / TARGET / name, cache_root()
     if shipped.is_dir():
         return shipped
-    return root / name if root else None
+    if root is None:
+        return None
+    try:
+        make_private_within(root / name)
+    except OSError:
+        return None
+    return root / name
 
 
 class KernelCacheLocator(_CacheLocator):  # type: ignore[misc]  # Numba has no types

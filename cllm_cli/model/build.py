@@ -51,7 +51,6 @@ class Model:
     def __init__(self, config: ModelConfig, dtype: Any = np.float32, recompute: str = NONE) -> None:
         check_policy(recompute)
         self.config, self.dtype, self.recompute = config, np.dtype(dtype), recompute
-        self.architecture = ARCHITECTURES.load(config.arch)
         recorded = self.record(TRAIN, 1, config.block_size)
         self.arena = Arena(list(recorded.parameters.values()), self.dtype)
         self.workspace = Workspace()
@@ -61,20 +60,7 @@ class Model:
 
         Raises ConfigError for a window that the model does not have: kernels check nothing.
         """
-        if batch < 1 or not 1 <= time <= self.config.block_size:
-            raise ConfigError(f"{batch} windows of {time} tokens: a window has 1 to {self.config.block_size}")
-        sizes = {
-            "B": batch,
-            "T": time,
-            "N": batch * time,
-            "S": self.config.block_size,
-            "K": CHUNKS,
-            "threads": numba.get_num_threads(),
-            "itemsize": self.dtype.itemsize,
-        }
-        program = Program(mode, sizes)
-        self.architecture(program, self.config)
-        return program
+        return _recorded(self.config, self.dtype, mode, batch, time)
 
     def plan(self, mode: str, batch: int, time: int) -> Plan:
         """The memory that `replay` would use."""
@@ -85,3 +71,26 @@ class Model:
         program = self.record(mode, batch, time)
         plan = make_plan(program, self.dtype, self.recompute)
         return Replay(program, plan, self.arena, self.workspace, {} if caches is None else caches)
+
+
+def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """The parameters of a model by name; nothing takes memory for them."""
+    recorded = _recorded(config, np.dtype(np.float32), TRAIN, 1, config.block_size)
+    return {name: parameter.shape for name, parameter in recorded.parameters.items()}
+
+
+def _recorded(config: ModelConfig, dtype: np.dtype[Any], mode: str, batch: int, time: int) -> Program:
+    if batch < 1 or not 1 <= time <= config.block_size:
+        raise ConfigError(f"{batch} windows of {time} tokens: a window has 1 to {config.block_size}")
+    sizes = {
+        "B": batch,
+        "T": time,
+        "N": batch * time,
+        "S": config.block_size,
+        "K": CHUNKS,
+        "threads": numba.get_num_threads(),
+        "itemsize": dtype.itemsize,
+    }
+    program = Program(mode, sizes)
+    ARCHITECTURES.load(config.arch)(program, config)
+    return program

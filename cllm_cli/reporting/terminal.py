@@ -7,6 +7,8 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
+from cllm_cli.printable import one_line
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -75,7 +77,8 @@ def console_for(stream: TextIO) -> Console:
 
 
 def write_line(stream: TextIO, text: str) -> None:
-    """One line at once, whatever the stream's encoding: what it cannot write becomes an escape."""
+    """One line at once, safe for a terminal; what the stream's encoding cannot write becomes an escape too."""
+    text = one_line(text)
     encoding = getattr(stream, "encoding", None) or "utf-8"
     stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
     stream.flush()

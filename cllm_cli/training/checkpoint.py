@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -23,12 +24,17 @@ import numpy.typing as npt
 
 from cllm_cli.config import Settings, stated
 from cllm_cli.errors import RunError
+from cllm_cli.model.build import ModelConfig
 from cllm_cli.training.durable import file_hash, manifest_hash, tensor_chunks, write_folder
-from cllm_cli.training.run_folder import RunFolder, copy_tensors, open_tensors, read_json
+from cllm_cli.training.run_folder import RunFolder, read_json
+from cllm_cli.training.tensor_files import check_model, copy_tensors, open_tensors
 
 FORMAT = 2
 READ = (1, FORMAT)  # what this version reads
 ADDED = {"recent_losses"}  # since format 1
+LARGEST_MANIFEST = 1 << 20  # bytes
+MOST_LOSSES = 1 << 10
+FIGURES = {"val_loss", "bits_per_byte", "best_val_loss", "loss_sum", "seconds"}  # of Progress; the others are counts
 FREE = frozenset(
     {"steps", "epochs", "minutes", "schedule_steps", "stop_after", "threads", "val", "recompute", "memory"}
     | {"eval_every", "eval_batches", "log_every", "save_every", "sample_every", "keep", "on_nan", "on_spike"}
@@ -115,8 +121,26 @@ def load(
         )
     with open_tensors(path / "state.safetensors") as source:
         copy_tensors(source, tensors, path)
-    progress = {item.name: manifest[item.name] for item in fields(Progress) if item.name in manifest}
-    return Progress(**progress | {"recent_losses": tuple(manifest.get("recent_losses", ()))}), passed
+    return _progress(manifest), passed
+
+
+def check_fits(folder: RunFolder, config: ModelConfig) -> None:
+    """Raise RunError where weights were saved and no file has those of such a model; before memory is taken for it."""
+    files = [path / "state.safetensors" for path in _found(folder)] or [folder.model] * folder.model.exists()
+    faults: list[RunError] = []
+    for file in files:
+        try:
+            with open_tensors(file) as source:
+                check_model(source, config, file)
+                return
+        except RunError as error:
+            faults.append(error)
+    if faults and files[0] != folder.model:
+        raise RunError(
+            f"no checkpoint in {folder.checkpoints} is whole: {faults[0].message}", "start over with --force"
+        )
+    if faults:
+        raise faults[0]
 
 
 def newest(folder: RunFolder) -> tuple[Path | None, dict[str, Any], list[str]]:
@@ -145,7 +169,7 @@ def _found(folder: RunFolder) -> list[Path]:
 def _read_manifest(path: Path) -> dict[str, Any]:
     """A checkpoint's manifest, after its state was compared with it."""
     try:
-        manifest = read_json(path / "manifest.json")
+        manifest = read_json(path / "manifest.json", LARGEST_MANIFEST)
         part = manifest["parts"]["state.safetensors"]
         state = path / "state.safetensors"
         if manifest["format"] not in READ:
@@ -161,9 +185,33 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         needed = {item.name for item in fields(Progress)} | {"settings", "fingerprint"}
         if needed - (set() if manifest["format"] == FORMAT else ADDED) - manifest.keys():
             raise RunError(f"{path} is damaged: its manifest is incomplete")
+        _progress(manifest)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path} is damaged: {type(error).__name__}") from error
     return manifest
+
+
+def _progress(manifest: Mapping[str, Any]) -> Progress:
+    """Where a checkpoint stands. Raises ValueError for what no run has noted, since anyone can compute a checksum."""
+    progress = {item.name: manifest[item.name] for item in fields(Progress) if item.name in manifest}
+    losses = progress["recent_losses"] = tuple(manifest.get("recent_losses", ()))
+    for item in fields(Progress):
+        value = progress[item.name]
+        if item.name == "recent_losses":
+            fits = len(losses) <= MOST_LOSSES and all(map(_is_figure, losses))
+        elif value is None:
+            fits = item.default is None
+        elif item.name in FIGURES:
+            fits = _is_figure(value)
+        else:
+            fits = type(value) is int and 0 <= value < 2**63
+        if not fits:
+            raise ValueError(item.name)
+    return Progress(**progress)
+
+
+def _is_figure(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < math.inf
 
 
 def _name(step: int) -> str:

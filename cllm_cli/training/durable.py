@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cllm_cli.errors import RunError
+from cllm_cli.regular import open_regular
 from cllm_cli.text.mapped import mapped, pieces_of
 
 TEMPORARY = ".tmp-"
@@ -42,6 +43,7 @@ def write_file(path: Path, chunks: Iterable[Any], hint: str = "") -> dict[str, A
     """
     temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
     try:
+        temporary.unlink(missing_ok=True)
         facts = _write(temporary, chunks)
         temporary.replace(path)
         _sync_folder(path.parent)
@@ -79,7 +81,7 @@ def write_folder(path: Path, files: Mapping[str, Iterable[Any]], manifest: Mappi
 def remove_temporaries(folder: Path) -> None:
     """Removes what writers that died have left behind; call it under the run's lock."""
     for left in folder.glob(f"{TEMPORARY}*"):
-        if left.is_dir():
+        if left.is_dir() and not left.is_symlink():
             shutil.rmtree(left, ignore_errors=True)
         else:
             left.unlink(missing_ok=True)
@@ -130,7 +132,7 @@ def manifest_hash(manifest: Mapping[str, Any]) -> str:
 
 def file_hash(path: Path) -> str:
     """The sha256 of a file, in hexadecimal digits. Raises OSError."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -143,7 +145,7 @@ def data_hash(path: Path) -> str:
 
 def _write(path: Path, chunks: Iterable[Any]) -> dict[str, Any]:
     digest, size = hashlib.sha256(), 0
-    with path.open("wb") as file:
+    with path.open("xb") as file:  # not what somebody else has put there, such as a link to another file
         for chunk in chunks:
             file.write(chunk)
             digest.update(chunk)

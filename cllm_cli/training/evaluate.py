@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cllm_cli.kernels.ahead import Call
-from cllm_cli.model.build import Model
+from cllm_cli.model.build import Model, ModelConfig
 from cllm_cli.model.program import EVALUATE
 from cllm_cli.text.batches import Windows
 from cllm_cli.text.cuts import ends_of_documents
@@ -42,6 +42,16 @@ class Score:
     @property
     def accuracy(self) -> float:
         return self.hits / self.tokens
+
+
+MOST_NUMBERS = 1 << 25
+"""What a batch may come to in windows × T × the widest row: a run's own is far below, a stranger's says anything."""
+
+
+def affordable_batch(config: ModelConfig, wanted: int) -> int:
+    """As many windows as `wanted`, which a run's file says, but no more than anyone would score at a time."""
+    row = config.block_size * max(config.n_embd, config.n_hidden)
+    return max(1, min(wanted, MOST_NUMBERS // row))
 
 
 class Evaluator:

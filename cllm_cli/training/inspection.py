@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 from cllm_cli.config import LARGEST, Settings, stated
 from cllm_cli.errors import ConfigError, RunError
 from cllm_cli.printable import one_line
+from cllm_cli.regular import open_regular
 from cllm_cli.text.documents import AS_IT_IS, Reading
 from cllm_cli.text.store import Store, single_store
 from cllm_cli.text.survey import survey
@@ -18,10 +19,12 @@ from cllm_cli.text.tokenized import store_facts
 from cllm_cli.text.tokenizers import builder_of, tokenizer_from_json
 from cllm_cli.text.tokenizers.base import Tokenizer
 from cllm_cli.training import checkpoint
-from cllm_cli.training.run_folder import LARGEST_TEXT, RunFolder, open_tensors, read_json
+from cllm_cli.training.run_folder import LARGEST_TEXT, RunFolder, read_json
+from cllm_cli.training.tensor_files import open_tensors
 
 SHOWN_IDS = 8
 HEAD = 1 << 10  # bytes; `to_json` begins with the kind
+MOST_NATS = 1e18  # in a loss that anyone could have had
 LONGEST_LINE = 1 << 20  # bytes of a line of metrics that anyone could have written
 
 
@@ -108,7 +111,7 @@ def run_facts(folder: RunFolder) -> dict[str, Any]:
     settings = folder.read_settings()
     path, manifest, passed = checkpoint.newest(folder)
     step = int(manifest.get("step", 0))
-    layers = _layers(folder)
+    layers, sizes = _layers(folder), _sizes(folder)
     return {
         "path": str(folder.path),
         "config": stated(settings),
@@ -120,8 +123,8 @@ def run_facts(folder: RunFolder) -> dict[str, Any]:
         "complete": settings.steps is not None and step >= settings.steps,
         "resumable": path is not None and manifest["settings"] == checkpoint.settings_hash(settings),
         "damaged": passed,
-        "files": _sizes(folder),
-        "file_bytes": sum(_sizes(folder).values()),
+        "files": sizes,
+        "file_bytes": sum(sizes.values()),
         "tokenizer": _kind(folder, settings),
     }
 
@@ -164,19 +167,28 @@ def _losses(folder: RunFolder) -> dict[str, Any]:
     found: dict[str, Any] = {"train_loss": None, "val_loss": None, "best_val_loss": None, "best_step": None}
     if not folder.metrics.exists():
         return found
-    with folder.metrics.open("rb") as lines:
+    try:
+        lines = open_regular(folder.metrics)
+    except OSError as error:
+        raise RunError(f"cannot read {folder.metrics}: {error.strerror}", "restore it, or remove it") from error
+    with lines:
         while line := lines.readline(LONGEST_LINE):
             try:
                 event = json.loads(line)
                 loss, step = event["val_loss"], event["step"]
-                if event["event"] != "eval" or not isinstance(loss, int | float) or type(step) is not int:
+                if event["event"] != "eval" or not _is_loss(loss) or type(step) is not int or not 0 <= step <= LARGEST:
                     continue
             except (ValueError, KeyError, TypeError, RecursionError):
                 continue
-            found |= {"train_loss": event.get("train_loss", found["train_loss"]), "val_loss": loss}
+            mean = event.get("train_loss")
+            found |= {"train_loss": mean if _is_loss(mean) else found["train_loss"], "val_loss": loss}
             if found["best_val_loss"] is None or loss < found["best_val_loss"]:
                 found |= {"best_val_loss": loss, "best_step": step}
     return found
+
+
+def _is_loss(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < MOST_NATS
 
 
 def _sizes(folder: RunFolder) -> dict[str, int]:

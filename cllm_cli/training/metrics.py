@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from cllm_cli.errors import RunError
+from cllm_cli.regular import check_regular
 from cllm_cli.training.records import Record, json_line
 
 
@@ -15,6 +16,8 @@ class Metrics:
     def __init__(self, path: Path, length: int) -> None:
         self.path = path
         try:
+            if path.exists():
+                check_regular(path)
             self._file = path.open("ab")
             self._file.truncate(min(length, path.stat().st_size))
         except OSError as error:

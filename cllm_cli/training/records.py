@@ -18,9 +18,10 @@ def json_line(values: Mapping[str, Any]) -> str:
     Everything but ASCII is escaped, so that a line can be written to any stream.
     """
     try:
-        return json.dumps(values, allow_nan=False, separators=(",", ":"))
+        line = json.dumps(values, allow_nan=False, separators=(",", ":"))
     except ValueError:
-        return json.dumps(_finite(values), allow_nan=False, separators=(",", ":"))
+        line = json.dumps(_finite(values), allow_nan=False, separators=(",", ":"))
+    return line.replace("\x7f", "\\u007f")  # DEL, the control character that json leaves as it is
 
 
 def _finite(value: Any) -> Any:

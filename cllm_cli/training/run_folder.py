@@ -18,9 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import tomli_w
-from safetensors import SafetensorError, safe_open
 
 from cllm_cli.config import Settings, make_settings, stated
 from cllm_cli.config_file import read_toml
@@ -28,17 +26,18 @@ from cllm_cli.errors import ConfigError, RunError
 from cllm_cli.model.arena import Arena
 from cllm_cli.model.build import Model, ModelConfig
 from cllm_cli.model.transformers_config import transformers_config
+from cllm_cli.regular import open_regular
 from cllm_cli.text.corpus import Corpus
 from cllm_cli.text.stored_corpus import check_tokens, restored
 from cllm_cli.text.tokenizers import tokenizer_from_json
 from cllm_cli.text.tokenizers.base import TokenArray, Tokenizer
-from cllm_cli.training.durable import TEMPORARY, data_hash, mapped_tensor, remove_temporaries, tensor_chunks, write_file
-from cllm_cli.training.not_finite import not_finite_among
+from cllm_cli.training.durable import TEMPORARY, remove_temporaries, tensor_chunks, write_file
+from cllm_cli.training.tensor_files import check_model, copy_tensors, open_tensors, read_tokens
 
 OWN = ("config.toml", "config.json", "model.safetensors", "tokenizer.json", "metrics.jsonl", "checkpoint", "data")
 LOCK = ".lock"
-TRAINED_TYPE = "F32"  # as safetensors writes it
-LARGEST_TEXT = 256 << 20  # bytes of a configuration or tokenizer that anyone could mean
+LARGEST_TEXT = 256 << 20  # bytes of a tokenizer that anyone could mean
+LARGEST_FACTS = 64 << 20  # and of what is noted of a corpus: the names of its files, if they are many
 
 
 class RunFolder:
@@ -51,6 +50,26 @@ class RunFolder:
         self.checkpoints, self.data = path / "checkpoint", path / "data"
         self._lock: int | None = None
         self._made = False
+
+    def check_links(self) -> None:
+        """Raise RunError where a link among the run's files leads out of its folder, which itself may be one.
+
+        Whoever made such a run would have other files read, written over or deleted.
+        """
+        inside = self.path.resolve()
+        for link in self._links():
+            if not link.resolve().is_relative_to(inside):
+                raise RunError(
+                    f"{link} is a link that leads out of the run folder", "put what it stands for in its place"
+                )
+
+    def _links(self) -> Iterator[Path]:
+        for item in (self.path / name for name in (*OWN, LOCK)):
+            if item.is_symlink():
+                yield item
+            elif item.is_dir():
+                for folder, folders, files in os.walk(item):
+                    yield from filter(Path.is_symlink, (Path(folder, name) for name in (*folders, *files)))
 
     def exists(self) -> bool:
         """Whether a run was started here. Many a folder has a config.toml; a run has one of these beside it."""
@@ -89,10 +108,11 @@ class RunFolder:
 
     def lock(self) -> None:
         """Makes the folder and holds it until `unlock` or the process's end. Raises RunError where another holds it."""
+        self.check_links()
         try:
             self._made = not self.path.is_dir()
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+            self._lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             self.unlock()
@@ -129,7 +149,7 @@ class RunFolder:
         """Removes the run that is here, and nothing that is not of a run; last config.toml, that says it is one."""
         for name in reversed(OWN):
             item = self.path / name
-            if item.is_dir():
+            if item.is_dir() and not item.is_symlink():
                 shutil.rmtree(item)
             else:
                 item.unlink(missing_ok=True)
@@ -161,7 +181,7 @@ class RunFolder:
         """The run's settings."""
         if not self.path.is_dir() or not self.config.is_file():
             raise RunError(f"there is no run in {self.path}", "give the folder that cllm train has made")
-        _check_size(self.config)
+        self.check_links()
         try:
             return make_settings(read_toml(self.config))
         except ConfigError as error:
@@ -180,14 +200,14 @@ class RunFolder:
 
     def read_corpus(self, tokenizer: Tokenizer) -> Corpus:
         """The corpus that came from standard input, from the tokens that were kept."""
-        facts = read_json(self.data / "corpus.json")
+        facts = read_json(self.data / "corpus.json", LARGEST_FACTS)
         path = self.data / "tokens.safetensors"
-        with open_tensors(path):
-            return restored(facts, tokenizer, mapped_tensor(path, "train"), mapped_tensor(path, "val"))
+        with open_tensors(path) as tensors:
+            return restored(facts, tokenizer, read_tokens(tensors, "train", path), read_tokens(tensors, "val", path))
 
     def read_facts(self) -> dict[str, Any]:
         """What is known of the run's corpus: fingerprint, from_stdin, the rest of Corpus.facts(), and its origin."""
-        facts = read_json(self.data / "corpus.json")
+        facts = read_json(self.data / "corpus.json", LARGEST_FACTS)
         if not isinstance(facts.get("fingerprint"), str) or not isinstance(facts.get("from_stdin"), bool):
             raise RunError(f"{self.data / 'corpus.json'} is damaged", "restore the run folder, or train again")
         return facts
@@ -195,15 +215,21 @@ class RunFolder:
     def read_validation(self, tokenizer: Tokenizer) -> TokenArray:
         """The run's validation tokens."""
         path = self.data / "tokens.safetensors"
-        with open_tensors(path):
-            tokens = mapped_tensor(path, "val")
+        with open_tensors(path) as tensors:
+            tokens = read_tokens(tensors, "val", path)
         check_tokens(tokens, tokenizer)
         return tokens
 
     def load_model(self, dtype: Any = np.float32, finite: bool = True) -> Model:
-        """The run's best model. A weight that is not finite is an error, unless whoever asks looks for one."""
-        model = Model(model_config(self.read_settings()), dtype)
-        self.read_weights(model.arena, finite)
+        """The run's best model. Memory is taken for it when its file is known to have all of it.
+
+        A weight that is not finite is an error, unless whoever asks looks for one.
+        """
+        config = model_config(self.read_settings())
+        with open_tensors(self.model) as tensors:
+            check_model(tensors, config, self.model)
+            model = Model(config, dtype)
+            copy_tensors(tensors, model.arena.tensors(), self.model, finite)
         return model
 
     def read_weights(self, arena: Arena, finite: bool = True) -> None:
@@ -221,11 +247,14 @@ def default_folder(corpus: Sequence[str]) -> Path:
     return Path("runs") / (name or "corpus")
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file of a run. Raises RunError for a missing or damaged one."""
-    _check_size(path)
+def read_json(path: Path, largest: int = LARGEST_TEXT) -> dict[str, Any]:
+    """A JSON object of at most `largest` bytes from a file of a run. Raises RunError for a missing or damaged one."""
     try:
-        facts = json.loads(path.read_text("utf-8"))
+        with open_regular(path) as file:
+            content = file.read(largest + 1)
+        if len(content) > largest:
+            raise RunError(f"{path} is too large to be what its name says", "restore the run folder, or train again")
+        facts = json.loads(content.decode())
     except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"cannot read {path}: {_reason(error)}", "restore the run folder, or train again") from error
     if not isinstance(facts, dict):
@@ -241,54 +270,6 @@ def model_config(settings: Settings) -> ModelConfig:
     if missing:
         raise RunError(f"the run's config.toml lacks {', '.join(missing)}", "restore the run folder, or train again")
     return ModelConfig(arch=settings.arch, dropout=settings.dropout or 0.0, **sizes)
-
-
-@contextlib.contextmanager
-def open_tensors(path: Path) -> Any:
-    """A safetensors file, its header and the hash that it may state checked.
-
-    Raises RunError for a missing or damaged one, also while it is read.
-    """
-    try:
-        with safe_open(path, framework="numpy") as tensors:
-            stated = (tensors.metadata() or {}).get("sha256")
-            if stated is not None and stated != data_hash(path):
-                raise RunError(f"{path} is damaged: it is not as it was written", "restore it, or train again")
-            yield tensors
-    except (OSError, SafetensorError, ValueError, KeyError) as error:
-        raise RunError(f"cannot read {path}: {_reason(error)}", "restore the run folder, or train again") from error
-
-
-def copy_tensors(source: Any, targets: Mapping[str, npt.NDArray[Any]], path: Path, finite: bool = True) -> None:
-    """Copies every tensor that `targets` names from an open file, after all names and shapes were compared.
-
-    Raises RunError where something does not fit and, if `finite`, where a number is not.
-    """
-    there = set(source.keys())
-    for name, target in targets.items():
-        if name not in there:
-            raise RunError(f"{path} has no tensor {name}", "it does not belong to this run's config.toml")
-        kind = source.get_slice(name).get_dtype()
-        if kind != TRAINED_TYPE:
-            raise RunError(
-                f"{path}: {name} is of type {kind}, not {TRAINED_TYPE}", "restore the run folder, or train again"
-            )
-        shape = tuple(source.get_slice(name).get_shape())
-        if shape != target.shape:
-            raise RunError(
-                f"{path}: {name} is {shape}, not {target.shape}", "it does not belong to this run's config.toml"
-            )
-    for name, target in targets.items():
-        target[...] = source.get_tensor(name)
-    lost = not_finite_among(targets) if finite else ""
-    if lost:
-        raise RunError(f"{path}: {lost} is not finite", "nothing can be made of these weights; choose another run")
-
-
-def _check_size(path: Path) -> None:
-    with _as_run_error(path):
-        if path.stat().st_size > LARGEST_TEXT:
-            raise RunError(f"{path} is too large to be what its name says", "restore the run folder, or train again")
 
 
 @contextlib.contextmanager

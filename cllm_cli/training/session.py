@@ -37,7 +37,7 @@ from cllm_cli.training.memory import choose_recompute
 from cllm_cli.training.resolve import resolve, sampler_of
 from cllm_cli.training.run_folder import RunFolder, model_config
 from cllm_cli.training.step import Stepper
-from cllm_cli.training.training_text import origin_of
+from cllm_cli.training.training_text import check_text, origin_of
 
 UPDATER_SETTINGS = ("beta1", "beta2", "eps", "momentum", "nesterov", "weight_decay", "lr", "lr_embed")
 
@@ -135,13 +135,17 @@ def resume(
         known = None if isinstance(tokenizer, CharTokenizer) else tokenizer
         reading = reading_of(settings)
         val = None if single_store(sources) and not given.get("val") else settings.val
-        corpus = load_corpus(sources, stored.tokenizer, stored.val_fraction, val, stdin, known, reading)
+        if val and val != given.get("val"):  # its name comes from the run's own file
+            check_text(val, folder.config)
+        spec = stored.tokenizer if known else tokenizer.kind
+        corpus = load_corpus(sources, spec, stored.val_fraction, val, stdin, known, reading)
         if corpus.fingerprint != facts["fingerprint"]:
             raise RunError(
                 f"the corpus is not the one that {folder.path} was trained on",
                 "give the same text, or start a new run from these weights with --init-from",
             )
     wanted, settings = settings, resolve(settings, corpus)
+    checkpoint.check_fits(folder, model_config(settings))
     use_threads(settings.threads or available_cores())
     settings = choose_recompute(settings)
     with folder.locked():

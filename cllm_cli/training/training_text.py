@@ -6,11 +6,13 @@ fingerprint of what was trained on: figures about another text would be worse th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import stat
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from cllm_cli.errors import ConfigError, CorpusError, RunError
+from cllm_cli.regular import check_regular
 from cllm_cli.text.reading import reading_of
 from cllm_cli.text.sources import STANDARD_INPUT, shown
 from cllm_cli.text.store import single_store
@@ -26,8 +28,15 @@ def origin_of(sources: Sequence[str | Path], val: str | Path | None) -> dict[str
     return {"sources": [_lasting(source) for source in sources], "val": None if val is None else _lasting(val)}
 
 
-def training_text(folder: RunFolder, tokenizer: Tokenizer, sources: Sequence[str] | None = None) -> TokenArray:
+def training_text(
+    folder: RunFolder,
+    tokenizer: Tokenizer,
+    sources: Sequence[str] | None = None,
+    tell: Callable[[str], None] = lambda _: None,
+) -> TokenArray:
     """The training tokens of a run: those that it keeps, or its text read again, from `sources` if they are given.
+
+    What a file of the run names is told before it is opened, since anyone may have written that file.
 
     Raises ConfigError for `-` as a source, CorpusError where the text cannot be read or is another one, RunError where
     nothing says where it is.
@@ -40,12 +49,18 @@ def training_text(folder: RunFolder, tokenizer: Tokenizer, sources: Sequence[str
     known, val = _origin(facts)
     if not sources and not known:
         raise RunError(f"{folder.path} does not say where its training text is", REMEDY)
+    val = None if single_store(sources or known) else val or settings.val
+    named = [*([] if sources else known), *([val] if val else [])]
+    if named:
+        tell(f"reading what {folder.path} names as its text: {', '.join(map(shown, named))}")
     try:
+        for path in named:
+            check_text(path, folder.path)
         corpus = load_corpus(
             sources or known,
             settings.tokenizer,
             settings.val_fraction,
-            None if single_store(sources or known) else val or settings.val,
+            val,
             None,
             tokenizer,
             reading_of(settings),
@@ -59,6 +74,20 @@ def training_text(folder: RunFolder, tokenizer: Tokenizer, sources: Sequence[str
             raise CorpusError(f"{names} is not the text that {folder.path} was trained on", "give that, unchanged")
         raise CorpusError(f"the training text of {folder.path} has changed since it was trained", REMEDY)
     return corpus.train
+
+
+def check_text(path: str, named_in: Path) -> None:
+    """Raise CorpusError unless `path`, which the file or folder `named_in` names, is a file or folder.
+
+    A FIFO would be waited for and a device may never end: those must have been named by the user.
+    """
+    try:
+        if stat.S_ISDIR(Path(path).stat().st_mode):
+            return
+        check_regular(Path(path))
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise CorpusError(f"cannot read {shown(path)}, which {named_in} names: {reason}", REMEDY) from error
 
 
 def _origin(facts: Mapping[str, Any]) -> tuple[list[str], str | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -105,7 +106,7 @@ def test_the_check_changes_no_letter_of_the_text(cllm, run):
 def test_the_lines_of_eval_are_results(cllm, run, text):
     Path("new.txt").write_bytes(training_part(text)[100:180])
     done = cllm("eval", run, "new.txt", "--check-copy").assert_done()
-    assert done.err == ""
+    assert done.err == f"note: reading what run names as its text: {text_of(run)}\n"
     assert "longest copy   80 tokens, 80 bytes, at byte 100 of the training text\n" in done.out
     assert "64 tokens    0.0 %\n" in done.out
     Path("new.txt").write_bytes(bytes(range(200, 230)))
@@ -190,7 +191,27 @@ def test_a_text_that_is_gone_or_another_one_is_an_error(cllm, text, tiny, harm, 
     cllm("train", text, "-o", "run", *tiny).assert_done()
     Path("text2.txt").write_bytes(text.read_bytes())
     harm(text)
-    cllm(*command.split(), "--check-copy").assert_error(1, *words, "--corpus PATH")
+    found = cllm(*command.split(), "--check-copy")
+    note, error, hint = found.err.splitlines()
+    assert found.code == 1
+    assert note == f"note: reading what run names as its text: {text_of(Path('run'))}"
+    assert all(word in error + hint for word in (*words, "--corpus PATH"))
+
+
+def text_of(run):
+    (source,) = json.loads((run / "data" / "corpus.json").read_text("utf-8"))["sources"]
+    return source
+
+
+@pytest.mark.parametrize("kind", ["fifo", "device", "none"])
+def test_what_a_run_names_as_its_text_is_opened_only_where_it_is_a_file(cllm, run, kind):
+    facts = json.loads((run / "data" / "corpus.json").read_text("utf-8"))
+    os.mkfifo("fifo")
+    facts["sources"] = [{"fifo": str(Path("fifo").absolute()), "device": "/dev/zero", "none": "a\0b"}[kind]]
+    (run / "data" / "corpus.json").write_text(json.dumps(facts), "utf-8")
+    found = cllm("generate", run, "--tokens", 5, "--check-copy")
+    assert found.code == 1
+    assert "regular file" in found.err or "null" in found.err
 
 
 def test_a_text_that_was_moved_can_be_named(check, cllm, run, text):

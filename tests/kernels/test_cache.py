@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from cllm_cli.kernels import jit
+from cllm_cli.kernels import jit, private
 from cllm_cli.layers import LAYERS
 
 ROOT = jit.PACKAGE.parent
@@ -149,3 +149,82 @@ def test_every_kernel_of_a_layer_is_cached_under_its_own_key(name):
             path = jit.PACKAGE / f"{kernel.py_func.__module__.removeprefix('cllm_cli.').replace('.', '/')}.py"
             folder = jit.cache_root() / f"{path.stem}-{jit.source_key(path)}"
             assert kernel._cache.cache_path == str(folder)
+
+
+# Who can put something into the cache
+
+
+def test_a_folder_that_others_can_read_is_closed(tmp_path, monkeypatch):
+    (tmp_path / "kernels").mkdir(mode=0o755)
+    assert root_of(tmp_path, monkeypatch) == tmp_path / "kernels"
+    assert (tmp_path / "kernels").stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o757])
+def test_a_folder_on_the_way_that_others_can_write_to_is_refused(tmp_path, monkeypatch, mode):
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(mode)
+    assert root_of(tmp_path / "open" / "mine", monkeypatch) is None
+    (tmp_path / "open").chmod(mode | 0o1000)  # sticky, as /tmp is: nobody can replace what is not theirs
+    assert root_of(tmp_path / "open" / "mine", monkeypatch) is not None
+
+
+def test_a_folder_on_the_way_of_a_group_of_others_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(private, "_is_alone_in", lambda group: False)
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared").chmod(0o775)
+    assert root_of(tmp_path / "shared" / "mine", monkeypatch) is None
+
+
+def test_a_link_on_the_way_is_followed_to_a_safe_place_alone(tmp_path, monkeypatch):
+    for name, mode in (("safe", 0o700), ("open", 0o777)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name).chmod(mode)
+        (tmp_path / name / "cllm").mkdir()
+        (tmp_path / f"to-{name}").symlink_to(tmp_path / name)
+    assert root_of(tmp_path / "to-safe" / "cllm", monkeypatch) is not None
+    assert root_of(tmp_path / "to-open" / "cllm", monkeypatch) is None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+@pytest.mark.parametrize("foreign", ["root", "way", "link"])
+def test_what_belongs_to_another_user_is_refused(tmp_path, monkeypatch, foreign):
+    (tmp_path / "way" / "kernels").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "way")
+    place = {"root": "way/kernels", "way": "way", "link": "link"}[foreign]
+    os.chown(tmp_path / place, 12345, 12345, follow_symlinks=False)
+    assert root_of(tmp_path / ("link" if foreign == "link" else "way"), monkeypatch) is None
+
+
+def test_a_modules_folder_that_others_could_enter_is_made_anew(tmp_path):
+    folder = tmp_path / "linear-0"
+    folder.mkdir(mode=0o755)
+    (folder / "planted.nbi").write_bytes(b"code")
+    private.make_private_within(folder)
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert not any(folder.iterdir())
+    (folder / "own.nbi").write_bytes(b"code")
+    private.make_private_within(folder)
+    assert [item.name for item in folder.iterdir()] == ["own.nbi"]
+
+
+@pytest.mark.parametrize("kind", ["link to a folder", "link in it", "file of another"])
+def test_a_modules_folder_with_something_foreign_is_made_anew(tmp_path, kind):
+    folder, other = tmp_path / "linear-0", tmp_path / "other"
+    other.mkdir(mode=0o700)
+    (other / "kept").write_bytes(b"code")
+    if kind == "link to a folder":
+        folder.symlink_to(other)
+    else:
+        folder.mkdir(mode=0o700)
+    if kind == "link in it":
+        (folder / "planted.nbi").symlink_to(other / "kept")
+    if kind == "file of another":
+        if os.geteuid():
+            pytest.skip("only root gives files away")
+        (folder / "planted.nbi").write_bytes(b"code")
+        os.chown(folder / "planted.nbi", 12345, 12345)
+    private.make_private_within(folder)
+    assert not folder.is_symlink()
+    assert not any(folder.iterdir())
+    assert (other / "kept").exists()

@@ -134,3 +134,23 @@ def test_a_failure_has_the_hint_of_whoever_writes(tmp_path):
     with pytest.raises(RunError) as caught:
         write_file(tmp_path / "none" / "file", [b"new"], hint="elsewhere")
     assert caught.value.hint == "elsewhere"
+
+
+def test_a_link_in_the_place_of_a_temporary_is_not_followed(tmp_path):
+    (tmp_path / "precious").write_bytes(b"precious")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "kept").write_bytes(b"")
+    (tmp_path / f"{durable.TEMPORARY}{os.getpid()}-file").symlink_to(tmp_path / "precious")
+    write_file(tmp_path / "file", [b"new"])
+    (tmp_path / f"{durable.TEMPORARY}1-folder").symlink_to(tmp_path / "folder")
+    remove_temporaries(tmp_path)
+    assert (tmp_path / "precious").read_bytes() == b"precious"
+    assert sorted(item.name for item in tmp_path.rglob("*")) == ["file", "folder", "kept", "precious"]
+
+
+def test_what_appears_in_the_place_of_a_temporary_is_not_written_to(tmp_path):
+    (tmp_path / "precious").write_bytes(b"precious")
+    (tmp_path / "link").symlink_to(tmp_path / "precious")
+    with pytest.raises(FileExistsError):
+        durable._write(tmp_path / "link", [b"new"])
+    assert (tmp_path / "precious").read_bytes() == b"precious"

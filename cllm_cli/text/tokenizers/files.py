@@ -15,6 +15,7 @@ from typing import Any
 
 from cllm_cli.errors import ConfigError, RunError
 from cllm_cli.printable import one_line
+from cllm_cli.regular import open_regular
 from cllm_cli.text.tokenizers.base import Builder, TokenArray, Tokenizer
 from cllm_cli.text.tokenizers.table import TableEncoder, end_among
 
@@ -63,7 +64,7 @@ def _file_in(path: Path) -> Path:
 
 def _read(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             content = file.read(LARGEST + 1)
     except OSError as error:
         raise ConfigError(f"cannot read {one_line(str(path))}: {error.strerror}", KINDS) from error
