@@ -1,11 +1,15 @@
 """How fast text becomes tokens, and in how much memory: each tokenizer, each way a text can be wrapped.
 
     python benchmarks/reading.py [--megabytes 200] [--bpe-megabytes 20] [--turns 5]
+    python benchmarks/reading.py --commands 1024
 
 The text is sample_data, over and over, each copy with a number of its own. Each side reads it once a turn, in a process
 of its own, and the sides take turns; `library` is what the library `tokenizers` needs to encode the same text, in
 memory already and cut into lines. Memory is the most private memory (anonymous pages) beyond what there was before.
-Standard output: JSON lines. Standard error: a table of medians.
+
+With --commands the commands that take text run on so many MB of it instead, and on a thousandth; the system is asked
+every few milliseconds how much memory each has, its own (anonymous), and of files that it has mapped.
+Standard output: JSON lines. Standard error: a table of medians, or of memory.
 """
 
 from __future__ import annotations
@@ -28,6 +32,22 @@ from streams import emit, tell
 
 SAMPLE = Path(__file__).parents[1] / "sample_data" / "story.txt"
 BPE = "bpe:4096"
+DOCUMENTS = 10_000
+MEMORY = ("RssAnon:", "RssFile:", "VmHWM:")  # its own, of files, the most in all
+TINY = [
+    "--n-layer",
+    "1",
+    "--n-head",
+    "1",
+    "--n-embd",
+    "8",
+    "--batch-size",
+    "64",
+    "--block-size",
+    "64",
+    "--steps",
+    "200",
+]
 
 
 def write_text(path: Path, size: int) -> None:
@@ -39,10 +59,28 @@ def write_text(path: Path, size: int) -> None:
             number += 1
 
 
+def status(process: int | str) -> dict[str, int]:
+    """Memory of a process by the system's name for it, in bytes; nothing of one that is over."""
+    try:
+        fields = [line.split() for line in Path(f"/proc/{process}/status").read_text().splitlines()]
+    except OSError:
+        return {}
+    return {field[0].rstrip(":"): int(field[1]) << 10 for field in fields if field[0] in MEMORY}
+
+
+def write_documents(folder: Path, size: int) -> None:
+    """About `size` bytes of text in DOCUMENTS files."""
+    folder.mkdir()
+    part = SAMPLE.read_bytes()
+    for number in range(DOCUMENTS):
+        at = number * 997 % (len(part) // 2)
+        content = (f"{number}\n".encode() + part[at:]) * (1 + size // DOCUMENTS // (len(part) - at))
+        (folder / f"{number}.txt").write_bytes(content[: size // DOCUMENTS])
+
+
 def anonymous() -> int:
     """Bytes of this process that no file stands behind."""
-    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon")]
-    return int(line.split()[1]) << 10
+    return status("self")["RssAnon"]
 
 
 class Peak(threading.Thread):
@@ -105,13 +143,66 @@ def in_another_process(side: str, path: Path, spec: str) -> dict[str, Any]:
     return found
 
 
+def watched(arguments: list[str]) -> dict[str, int]:
+    """The most of each kind of memory that a cllm command has."""
+    most = dict.fromkeys(("RssAnon", "RssFile", "VmHWM"), 0)
+    with subprocess.Popen([sys.executable, "-m", "cllm_cli", *arguments], stdout=subprocess.DEVNULL) as process:
+        while process.poll() is None:
+            for name, size in status(process.pid).items():
+                most[name] = max(most[name], size)
+            time.sleep(0.002)
+    if process.returncode:
+        raise SystemExit(f"cllm {' '.join(arguments)} ended with {process.returncode}")
+    return most
+
+
+def commands_on(folder: Path, size: int) -> dict[str, list[str]]:
+    """The commands that take text, by title, on about `size` bytes of it in `folder`, in order."""
+    text, store, run, documents = (str(folder / name) for name in ("text.txt", "text.tok", "run", "documents"))
+    write_text(Path(text), size)
+    write_documents(Path(documents), size)
+    train = ["train", *TINY, "--quiet", "--force", "--out", run]
+    return {
+        "inspect TEXT": ["inspect", text],
+        "tokenize TEXT": ["tokenize", text, "--val-fraction", "0.01", "--out", store],
+        "inspect STORE": ["inspect", store],
+        "tokenize 10,000 FILES": ["tokenize", documents, "--val-fraction", "0.01", "--force", "--out", store],
+        "train STORE": [*train, store],
+        "train TEXT --tokenizer char": [*train, text, "--val-fraction", "0.01", "--tokenizer", "char"],
+        "train TEXT": [*train, text, "--val-fraction", "0.01"],
+        "eval RUN": ["eval", run, "--quiet"],
+        "eval RUN --check-copy": ["eval", run, str(SAMPLE), "--quiet", "--check-copy"],
+    }
+
+
+def watch_commands(megabytes: int) -> None:
+    """The memory of the commands that take text, on a large one and on one a thousandth of it."""
+    tell(
+        f"{'MB':<30}{'anonymous':>12}{'on little':>12}{'of files':>12}{'on little':>12}{'in all':>12}{'on little':>12}"
+    )
+    with tempfile.TemporaryDirectory() as name:
+        small, large = Path(name, "small"), Path(name, "large")
+        for folder in (small, large):
+            folder.mkdir()
+        much = commands_on(large, megabytes << 20)
+        for title, arguments in commands_on(small, (megabytes << 20) // 1000).items():
+            found = {"little": watched(arguments), "much": watched(much[title])}
+            emit({"event": "memory", "command": title, "bytes": megabytes << 20, **found})
+            figures = [found[side][kind] for kind in ("RssAnon", "RssFile", "VmHWM") for side in ("much", "little")]
+            tell(f"{title:<30}" + "".join(f"{size / 1e6:>12.0f}" for size in figures))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--megabytes", type=int, default=200)
     parser.add_argument("--bpe-megabytes", type=int, default=20)
     parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--commands", type=int, metavar="MB")
     parser.add_argument("--worker", nargs=3, metavar=("SIDE", "PATH", "SPEC"), help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.commands:
+        watch_commands(options.commands)
+        return
     if options.worker:
         side, path, spec = options.worker
         emit((read if side == "read" else library)(path, spec))

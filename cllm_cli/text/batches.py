@@ -31,6 +31,7 @@ Int32Array = npt.NDArray[np.int32]
 Uint64Array = npt.NDArray[np.uint64]
 
 AHEAD = 1024
+MAPPED = 128  # windows; each may bring a huge page of a mapped file into memory, and has to be found again afterwards
 FEISTEL_ROUNDS = 6
 MASK = 2**64 - 1
 GOLDEN = 0x9E3779B97F4A7C15
@@ -93,13 +94,14 @@ class Sampler:
             if not 0 <= offset < self._starts.size:
                 self._first, offset = self.position, 0
                 self._starts = self._starts_from(self.position)
-                let_go(self._tokens)
             for start in self._starts[offset : offset + batch - done]:
                 # Window by window: all at once would be copied to memory of its own first.
                 x_out[done] = self._tokens[start : start + self.block_size]
                 y_out[done] = self._tokens[start + 1 : start + 1 + self.block_size]
                 done += 1
                 self.position += 1
+        if self.position % MAPPED < batch:
+            let_go(self._tokens)
 
     def _starts_from(self, position: int) -> IdArray:
         """Where the AHEAD windows from `position` on start, as indices of tokens."""
