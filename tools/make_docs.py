@@ -178,8 +178,8 @@ writes tokens, tokenizer, split and the documents' places, sizes and hashes into
 and settings from it as from the text, and so comes to the same bits; a run may go on from one with the other. `--tokenizer
 RUN/tokenizer.json` writes the text in the ids of a run, for `--init-from`.
 
-The file appears when all of it is on the disk. Writing needs memory for the tokens once, and 64 bytes and more for each document; training
-maps them. When training starts, the file's sizes are compared with its header, its SHA-256 with its content (a second or two for a GB),
+The file appears when all of it is on the disk. Many tokens wait in a file without a name until then
+([memory](performance.md#memory-of-a-large-text)); documents take some 200 bytes each. Training maps the tokens. When it starts, the file's sizes are compared with its header, its SHA-256 with its content (a second or two for a GB),
 and every fact that is relied on with the others. Only a token store is ever overwritten, and only with `--force`. It is read on machines of
 the same byte order.
 

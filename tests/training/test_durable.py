@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 
 from cllm_cli.errors import RunError
 from cllm_cli.training import durable
-from cllm_cli.training.durable import remove_temporaries, tensor_chunks, write_file, write_folder
+from cllm_cli.training.durable import mapped_tensor, remove_temporaries, tensor_chunks, write_file, write_folder
 
 
 @pytest.fixture
@@ -134,3 +134,16 @@ def test_a_failure_has_the_hint_of_whoever_writes(tmp_path):
     with pytest.raises(RunError) as caught:
         write_file(tmp_path / "none" / "file", [b"new"], hint="elsewhere")
     assert caught.value.hint == "elsewhere"
+
+
+@pytest.mark.parametrize("name", ["uint8", "uint16", "uint32", "float32"])
+def test_a_tensor_is_mapped_where_it_lies(tmp_path, name):
+    tensors = {part: np.arange(1, size, dtype=name) for part, size in (("a", 8), ("b", 100), ("c", 1))}
+    write_file(tmp_path / "t", tensor_chunks(tensors, {}, hashed=True))
+    for part, tensor in tensors.items():
+        found = mapped_tensor(tmp_path / "t", part)
+        assert found.dtype == tensor.dtype
+        assert found.tolist() == load_file(tmp_path / "t")[part].tolist() == tensor.tolist()
+        assert found.size == 0 or not found.flags.writeable
+    with pytest.raises(KeyError):
+        mapped_tensor(tmp_path / "t", "d")
