@@ -10,18 +10,14 @@ from __future__ import annotations
 import difflib
 import functools
 import math
-import tomllib
 import types
 import typing
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
-from pathlib import Path
 from typing import Any
 
 from cllm_cli.errors import ConfigError, UsageError, nearest
 
-LARGEST_FILE = 1 << 20  # bytes of a TOML file that anyone could mean
-TOML_HINT = "one 'name = value' a line, as in a run's config.toml"
 LARGEST = 10**9  # what no setting needs to exceed, unless it says so: far beyond any machine, and exact everywhere
 
 
@@ -85,6 +81,9 @@ class Settings:
         0.1, DATA, "share of the text kept for validation", above=0, below=1, aliases=("val-split",)
     )
     val: str | None = _setting(None, DATA, "validate on this file instead")
+    pack: bool = _setting(
+        True, DATA, "windows run across documents; --no-pack: none holds tokens of two, what one does not fill is idle"
+    )
     batch_size: int | None = _setting(None, DATA, "windows in a micro-batch, B", low=1)
     grad_accum: int = _setting(1, DATA, "micro-batches in a step", low=1, aliases=("gradient-accumulation-steps",))
 
@@ -165,7 +164,9 @@ class Settings:
         "computed again in backward to save memory: none, cheap or block; the results are the same (default: cheap"
         " where it saves much)",
     )
-    memory: str | None = _setting(None, MACHINE, "most memory to take, such as 2GB: recompute follows from it")
+    memory: str | None = _setting(
+        None, MACHINE, "most memory to take, such as 2GB (default: what there is); recompute follows"
+    )
 
 
 Preset = Mapping[str, Any]
@@ -299,30 +300,6 @@ def preset(name: str) -> Preset:
     if name not in PRESETS:
         raise ConfigError(f"unknown preset '{name}'", nearest(name, PRESETS))
     return PRESETS[name]
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """The values of a TOML file, not yet checked. Raises ConfigError where it is missing or no TOML."""
-    try:
-        with path.open("rb") as file:
-            text = file.read(LARGEST_FILE + 1)
-        if len(text) > LARGEST_FILE:
-            raise ConfigError(f"{path} is too large to be a file of settings", TOML_HINT)
-        return tomllib.loads(text.decode())
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}", "--config takes a TOML file of settings") from error
-    except (ValueError, RecursionError) as error:  # no TOML, no UTF-8, numbers of too many digits, a nest of brackets
-        raise ConfigError(f"{path} is no valid TOML: {error}", TOML_HINT) from error
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """The settings in a TOML file, each valid by itself. Raises ConfigError for whatever is wrong with them."""
-    values = read_toml(path)
-    try:
-        make_settings(values)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error.message}", error.hint) from error
-    return values
 
 
 def stated(settings: Settings) -> dict[str, Any]:

@@ -20,7 +20,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # From the lowest to the highest: a line imports its own rank or a lower one.
 RANKS = [
-    {"errors", "config", "registry", "printable"},
+    {"errors", "config", "config_file", "registry", "printable"},
     {"kernels"},
     {"layers"},
     {"model", "optim", "text"},
@@ -96,7 +96,7 @@ def test_libraries_stay_where_they_belong(library):
 
 @pytest.mark.parametrize("path", sorted((PACKAGE / "commands").glob("*.py")), ids=lambda path: path.stem)
 def test_commands_import_what_is_heavy_in_their_bodies(path):
-    light = {"errors", "config", "registry", "printable", "commands"}
+    light = {*RANKS[0], "commands"}
     for line, name in imports(path, at_import):
         root, *rest = name.split(".")
         assert root not in {"numba", "numpy", "rich", "safetensors"}, f"line {line}: {name}"
@@ -131,7 +131,7 @@ def test_a_run_is_written_by_one_writer():
 
 
 def test_nothing_below_reporting_prints():
-    quiet = [path for path in FILES if RANK.get(part(path), 99) <= RANK["training"] and path.name != "ahead.py"]
+    quiet = [path for path in FILES if RANK.get(part(path), 99) <= RANK["training"] and path.name != "worker.py"]
     assert quiet
     for path in quiet:
         assert not [name for _, name in imports(path) if name.startswith("rich")], path

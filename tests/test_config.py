@@ -11,19 +11,17 @@ import tomli_w
 
 from cllm_cli.commands.options import ALIASES, known_name
 from cllm_cli.config import (
-    LARGEST_FILE,
     PRESETS,
     Settings,
     flag_of,
     make_settings,
     merge,
     preset,
-    read_config,
-    read_toml,
     setting_of,
     stated,
     type_of,
 )
+from cllm_cli.config_file import LARGEST_FILE, read_config, read_toml
 from cllm_cli.errors import ConfigError, UsageError
 from cllm_cli.main import COMMANDS
 

@@ -10,7 +10,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from cllm_cli.config import PRESETS, Settings, flag_of, setting_of, type_of
+from cllm_cli.commands.options import metavar_of
+from cllm_cli.config import PRESETS, Settings, flag_of, setting_of
 from cllm_cli.layers import LAYERS
 from cllm_cli.model import ARCHITECTURES
 from cllm_cli.optim import OPTIMIZERS
@@ -26,7 +27,7 @@ TEXT = """# The command line
 <!-- Made by tools/make_docs.py. -->
 
     cllm train CORPUS...          CORPUS: a file, a folder (read recursively), or - for standard input
-    cllm eval RUN [TEXT...]       RUN: a run folder; TEXT likewise files, folders or -; none: the run's validation text
+    cllm eval RUN [TEXT...]       RUN: a run folder; TEXT likewise files, folders or -, or a token store; none: the run's validation text
     cllm generate RUN             text to standard output as it is produced
     cllm tokenize CORPUS... -o FILE   the corpus as a token store, which cllm train FILE maps
     cllm inspect PATH...          what is in a text, a run, a token store or a tokenizer.json
@@ -36,7 +37,8 @@ TEXT = """# The command line
 
 Standard output carries results only; progress, tables and warnings go to standard error. With `--json` standard output is
 JSON lines, one object an event. `--quiet` silences progress. `NO_COLOR`, `TERM=dumb` and a pipe give plain text. `_` may be
-written for `-` in every flag.
+written for `-` in every flag. Where kernels run, `--cpu LEVEL` says for which CPU: `native`, `x86-64-v3` or `x86-64-v4`. A build may bring
+kernels of levels along, and takes the highest that the CPU has; without them every CPU compiles for itself. So does the variable CLLM_CPU.
 
 | exit code | |
 |---|---|
@@ -79,7 +81,8 @@ cannot be read, ends the command with its line. `--split-on` cuts plain text, an
 In folders, hidden files and what is no text are left out and counted. A pattern of `--include` or `--exclude` with a slash has to fit the
 path within the folder, one without it the name; `--exclude` leaves whole folders out too. Files that are named themselves are always read.
 
-One document gives its end to validation; several are shared out whole, by a hash of their content.
+One document gives its end to validation; several are shared out whole, by a hash of their content. Windows run across documents unless
+`--no-pack` keeps each within one ([how](decisions/014-windows-within-documents.md)), for which the tokenizer needs an end-of-text id.
 
 ### Events
 
@@ -132,6 +135,9 @@ error, and so is `-` where the names themselves come from standard input. Files 
 `--encoding`, `--errors`, `--format`, `--field`, `--split-on`, `--include` and `--exclude` say how TEXT is read, as they do for `train`.
 Scores every token but the first once, in consecutive windows that do not overlap, the last one shorter. Means are over tokens.
 
+TEXT may be one token store in the ids of the run's tokenizer. All of its text is scored, training and validation tokens alike, in the order
+of its documents, so that the figures are those of the text that it was made of; what `--val` named comes last.
+
     {{"event":"eval","tokens":…,"bytes":…,"loss":…,"perplexity":…,"bits_per_byte":…,"accuracy":…}}
 
 ### A score a line or document
@@ -143,7 +149,7 @@ window, from an empty context.
 
     {{"event":"score","id":…,"file":…,"tokens":…,"bytes":…,"loss":…,"bits_per_byte":…}} …
 
-`id` is the line's number in its file, from 1, or the document's file; `file` the path as it was given. `tokens` and `bytes` are those that were
+`id` is the line's number in its file, from 1, or the document's file, or its number in a token store (which has no lines); `file` the path as it was given. `tokens` and `bytes` are those that were
 scored; where there are none, as in an empty line, `loss` and `bits_per_byte` are null. Without `--json` the same in columns with a tab
 between them (id, tokens, bytes, loss, bits per byte), `-` for what is not there, and for lines of several files `file:number` as the id.
 Standard input is answered as it comes. No score depends on what else is read, to the last bit.
@@ -175,11 +181,14 @@ stop text, or at the end of a text where the tokenizer has one. Beyond the windo
 
 `-o`, `--out FILE`, `--tokenizer SPEC`, `--val-fraction X`, `--val FILE`, `--ids`, `--force`, `--json`. It reads CORPUS as `train` does, and
 writes tokens, tokenizer, split and the documents' places, sizes and hashes into one file. `cllm train FILE` takes the same tokens, split
-and settings from it as from the text, and so comes to the same bits; a run may go on from one with the other. `--tokenizer
-RUN/tokenizer.json` writes the text in the ids of a run, for `--init-from`.
+and settings from it as from the text, and so comes to the same bits; a run may go on from one with the other. Among these are those of how
+the text was read (`--field`, `--encoding` and the like), so that the run finds its text again. Flags and a `--config` may repeat what the
+store says. Of a tokenizer that was a file the store notes the kind, which `--config` takes with a store alone; `--tokenizer` may also be
+the path of the very tokenizer that the store has. `--tokenizer RUN/tokenizer.json` writes the text in the ids of a run, for `--init-from`
+and `eval`.
 
-The file appears when all of it is on the disk. Many tokens wait in a file without a name until then
-([memory](performance.md#memory-of-a-large-text)); documents take some 200 bytes each. Training maps the tokens. When it starts, the file's sizes are compared with its header, its SHA-256 with its content (a second or two for a GB),
+The file appears when all of it is on the disk. Tokens beyond 64 MiB wait in a file without a name, in the folder that TMPDIR names; a document takes some
+120 bytes of memory. Training maps them. When training starts, the file's sizes are compared with its header, its SHA-256 with its content (a second or two for a GB),
 and every fact that is relied on with the others. Only a token store is ever overwritten, and only with `--force`. It is read on machines of
 the same byte order.
 
@@ -187,7 +196,7 @@ the same byte order.
 which tokenizer they are of, so `--tokenizer FILE.json` has to; [why](decisions/013-token-stores-and-files-of-ids.md). A `meta.pkl` is not read.
 
     {{"event":"store","path":…,"documents":…,"train_tokens":…,"val_tokens":…,"train_bytes":…,"val_bytes":…,"fingerprint":…,"split_rule":…,
-     "val_fraction":…,"skipped":{{…}},"tokenizer":…,"vocab_size":…,"tokenizer_sha256":…,"token_bytes":…,"file_bytes":…,"sha256":…}}
+     "val_fraction":…,"reading":{{…}},"skipped":{{…}},"tokenizer":…,"vocab_size":…,"tokenizer_sha256":…,"token_bytes":…,"file_bytes":…,"sha256":…}}
 
 ## inspect
 
@@ -196,7 +205,7 @@ checksum is right; the exit code is 3 where it is not.
 
 A text is read once and not kept, but for a hash of each document. `tokens` are those that training would have, null where the text
 has none. `problems` are what hints at a wrong encoding or at copies, each with the first places where it is found: invalid UTF-8, U+FFFD,
-NUL bytes, UTF-16, UTF-8 that was read as Latin-1 (`Ã©`), mixed line ends, exact copies. They are for you to judge.
+NUL bytes, UTF-16, UTF-8 that was read as Latin-1 or Windows-1252 (`Ã©`, 1,000 of a document at most), mixed line ends, exact copies. They are for you to judge.
 
     {{"event":"text","documents":…,"bytes":…,"lines":…,"tokenizer":…,"tokens":…,"bytes_per_token":…,"vocab_size":…,"used_ids":…,
      "longest_lines":[{{"path":…,"line":…,"bytes":…}}],"skipped":{{…}},
@@ -207,6 +216,14 @@ NUL bytes, UTF-16, UTF-8 that was read as Latin-1 (`Ã©`), mixed line ends, exa
     {{"event":"tokenizer","path":…,"tokenizer":…,"vocab_size":…,"end_of_text":…,"sha256":…,"ids":[{{"id":…,"text":…,"hex":…}}]}}
 
 `params` are those of `model.safetensors`, `step` that of the last whole checkpoint; checkpoints that are not whole are in `damaged`.
+Where the library of a run's tokenizer is not installed, `tokenizer` has a `note` that says so, the size that its file states, and no hash.
+
+## warmup
+
+Compiles every kernel into the cache (`$CLLM_CACHE_DIR`, else `~/.cache/cllm`), so that no later command has to. `--level LEVEL --out DIR`
+compiles for a CPU level into a new folder instead, on whatever CPU: that is what `cllm_cli/compiled/LEVEL` of a build holds.
+
+    {{"event":"compile","kernels":…,"seconds":…,"path":…}}
 
 ## gradcheck
 
@@ -275,9 +292,9 @@ def _settings(group: str) -> str:
         setting = setting_of(item)
         if setting.group != group:
             continue
-        kind = {int: " N", float: " X", str: " NAME", bool: "", tuple: " GLOB"}[type_of(item)]
         default = "" if item.default is None else item.default
-        rows.append(f"| `{flag_of(item.name)}{kind}` | {default} | {setting.help} |")
+        flag = f"{flag_of(item.name)} {metavar_of(item) or ''}".rstrip()
+        rows.append(f"| `{flag}` | {default} | {setting.help} |")
     return "\n".join(rows) + "\n"
 
 

@@ -38,7 +38,7 @@ def run_trial(folder: RunFolder, dtype: Any = np.float64) -> tuple[Trial, int]:
     CorpusError where the text is too short.
     """
     tokens = _validation(folder)
-    model = folder.load_model(dtype)
+    model = folder.load_model(dtype, finite=False)
     for name, values in model.arena.tensors().items():
         if not np.isfinite(values).all():
             index = np.unravel_index(np.argmin(np.isfinite(values)), values.shape)
@@ -68,7 +68,7 @@ def run_flow(folder: RunFolder) -> tuple[Flow, list[str]]:
     fingerprint = folder.read_facts()["fingerprint"]
     progress, passed = checkpoint.load(folder, session.tensors(), settings, fingerprint)
     if progress is None:
-        folder.read_weights(session.model.arena)
+        folder.read_weights(session.model.arena, finite=False)
     return _flow(session, tokens, progress.step if progress else 0), [f"passed over: {why}" for why in passed]
 
 

@@ -11,7 +11,7 @@ import typer
 
 from cllm_cli.commands.copying import CheckCopy, CopyCheck, CorpusPaths
 from cllm_cli.commands.naming import FileNames, named_files
-from cllm_cli.commands.options import Debug, Json, Quiet, Threads, with_settings
+from cllm_cli.commands.options import Cpu, Debug, Json, Quiet, Threads, with_settings
 from cllm_cli.commands.scoring import PerDocument, PerLine, check_passages, score_passages
 from cllm_cli.config import TEXT, flag_of, make_settings
 from cllm_cli.errors import ConfigError, CorpusError
@@ -25,7 +25,7 @@ def evaluate(
         list[str] | None,
         typer.Argument(
             metavar="TEXT",
-            help="Files, folders, or - for standard input (default: the run's validation text).",
+            help="Files, folders, - for standard input; or a token store (default: the run's validation text).",
             show_default=False,
         ),
     ] = None,
@@ -41,6 +41,7 @@ def evaluate(
     check_copy: CheckCopy = False,
     corpus: CorpusPaths = None,
     threads: Threads = None,
+    cpu: Cpu = None,
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -52,9 +53,12 @@ def evaluate(
     from cllm_cli.reporting.terminal import is_plain, write_line
     from cllm_cli.text.corpus import tokens_of
     from cllm_cli.text.reading import reading_of
+    from cllm_cli.text.store import single_store
+    from cllm_cli.text.stored_text import tokens_in
+    from cllm_cli.text.tokenized import check_reading
     from cllm_cli.training.evaluate import Evaluator, Score
+    from cllm_cli.training.machine import available_cores
     from cllm_cli.training.records import json_line
-    from cllm_cli.training.resolve import available_cores
     from cllm_cli.training.run_folder import RunFolder
     from cllm_cli.training.session import use_threads
 
@@ -64,6 +68,7 @@ def evaluate(
             f"{flag_of(next(iter(settings)))} says how TEXT is read, and there is none",
             "the run's own validation text is stored as tokens; name a text, or leave the flag out",
         )
+    check_reading(text, settings)
     if per_line or per_document:
         check_passages(per_line, per_document, text, check_copy, settings)
     reading = reading_of(make_settings(settings))
@@ -74,7 +79,10 @@ def evaluate(
     if per_line or per_document:
         score_passages(folder, tokenizer, text, reading, batch, per_line, quiet, json)
         return
-    if text:
+    store = single_store(text)
+    if store:
+        tokens = tokens_in(store, tokenizer)
+    elif text:
         given = tokens_of(text, tokenizer, getattr(sys.stdin, "buffer", None), reading)
         tokens = given.tokens
         for notice in given.notices:
@@ -85,7 +93,7 @@ def evaluate(
         raise CorpusError(f"the text has {tokens.size} tokens, a score needs 2", "give more text")
     check = CopyCheck(check_copy, folder, tokenizer, corpus)
     model = folder.load_model()
-    evaluator = Evaluator(model, tokens, tokenizer, batch)
+    evaluator = Evaluator(model, tokens, tokenizer, batch, stored.pack)
     prepare([*evaluator.calls(), *check.calls()], quiet or json)
     copied = check.find(tokens)  # what cannot be checked is told before the work, not after it
     progress = not quiet and not json and not is_plain(sys.stderr)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from cllm_cli.commands.copying import CheckCopy, CopyCheck, CorpusPaths
-from cllm_cli.commands.options import Debug, Json, Quiet, Threads, as_utf8
+from cllm_cli.commands.options import Cpu, Debug, Json, Quiet, Threads, as_utf8
 from cllm_cli.config import LARGEST
 
 
@@ -42,6 +42,7 @@ def generate(
     check_copy: CheckCopy = False,
     corpus: CorpusPaths = None,
     threads: Threads = None,
+    cpu: Cpu = None,
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -53,8 +54,8 @@ def generate(
     from cllm_cli.model.decode import generate as drawn
     from cllm_cli.printable import printable
     from cllm_cli.text.writing import recorded, tokens_within, until
+    from cllm_cli.training.machine import available_cores
     from cllm_cli.training.records import json_line
-    from cllm_cli.training.resolve import available_cores
     from cllm_cli.training.run_folder import RunFolder
     from cllm_cli.training.session import use_threads
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cllm_cli.commands.options import LARGEST_SEED, MOST_THREADS, Debug, Json, Quiet, allow_threads
+from cllm_cli.commands.options import LARGEST_SEED, MOST_THREADS, Cpu, Debug, Json, Quiet, allow_threads
 from cllm_cli.errors import ConfigError
 
 
@@ -43,6 +43,7 @@ def gradcheck(
             show_default=False,
         ),
     ] = None,
+    cpu: Cpu = None,
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -59,8 +60,8 @@ def gradcheck(
     from cllm_cli.reporting.flow import show_flow
     from cllm_cli.reporting.tables import show_gradcheck
     from cllm_cli.reporting.terminal import write_line
+    from cllm_cli.training.machine import available_cores
     from cllm_cli.training.records import json_line
-    from cllm_cli.training.resolve import available_cores
     from cllm_cli.training.run_folder import RunFolder
     from cllm_cli.training.session import use_threads
 

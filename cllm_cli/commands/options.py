@@ -29,6 +29,13 @@ def allow_threads(count: int | None) -> int | None:
     return count
 
 
+def choose_cpu(level: str | None) -> str | None:
+    """Says for which CPU kernels are compiled. It is decided when they are imported, so this comes before."""
+    if level is not None:
+        os.environ["CLLM_CPU"] = level
+    return level
+
+
 def as_utf8(text: str) -> str:
     """An argument read as UTF-8, whatever the platform's encoding; bytes that are none stay as surrogate escapes."""
     try:
@@ -59,6 +66,17 @@ Threads = Annotated[
         max=MOST_THREADS,
         metavar="N",
         help="Threads (default: all cores).",
+        show_default=False,
+    ),
+]
+
+Cpu = Annotated[
+    str | None,
+    typer.Option(
+        "--cpu",
+        callback=choose_cpu,
+        metavar="LEVEL",
+        help="Kernels for native (this CPU), x86-64-v3 or x86-64-v4 (default: those that came along, else native).",
         show_default=False,
     ),
 ]
@@ -101,6 +119,11 @@ def with_settings(command: Callable[..., None], group: str = "") -> Any:
     return wrapper
 
 
+def metavar_of(item: Any) -> str | None:
+    """What stands for a setting's value in the help; None for a switch."""
+    return OWN_METAVARS.get(item.name, METAVARS.get(type_of(item)))
+
+
 def _flag(item: Any) -> inspect.Parameter:
     """The flag of a setting. Its range is not Typer's to check: `make_settings` does so, for flags and files alike."""
     setting, kind = setting_of(item), type_of(item)
@@ -111,7 +134,7 @@ def _flag(item: Any) -> inspect.Parameter:
     option = typer.Option(
         f"{flag}/--no-{flag[2:]}" if kind is bool else flag,
         help=shown,
-        metavar=OWN_METAVARS.get(item.name, METAVARS.get(kind)),
+        metavar=metavar_of(item),
         show_default=False,
         rich_help_panel=setting.group,
     )

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from cllm_cli.commands.options import Debug, Json, Quiet, Threads, whole_numbers
+from cllm_cli.commands.options import Cpu, Debug, Json, Quiet, Threads, whole_numbers
 from cllm_cli.config import PRESETS, make_settings, preset
 from cllm_cli.errors import ConfigError
 
@@ -49,6 +49,7 @@ def profile(
         typer.Option("--trace", metavar="FILE", help="Write a step as trace events (Perfetto).", show_default=False),
     ] = None,
     threads: Threads = None,
+    cpu: Cpu = None,
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -66,8 +67,8 @@ def profile(
     from cllm_cli.profiling.roof import measure_roof, roof_calls
     from cllm_cli.profiling.trace import write_trace
     from cllm_cli.reporting.tables import show_profile, show_sizes
+    from cllm_cli.training.machine import available_cores
     from cllm_cli.training.records import json_line
-    from cllm_cli.training.resolve import available_cores
     from cllm_cli.training.run_folder import RunFolder
     from cllm_cli.training.session import rehearsal, use_threads
 

@@ -27,6 +27,8 @@ def check_passages(
     per_line: bool, per_document: bool, text: Sequence[str], check_copy: bool, settings: Mapping[str, Any]
 ) -> None:
     """Raises ConfigError where the flags do not fit together, UsageError where there is no text."""
+    from cllm_cli.text.store import single_store
+
     flag = "--per-line" if per_line else "--per-document"
     if per_line and per_document:
         raise ConfigError("--per-line and --per-document exclude each other", "leave one of them out")
@@ -40,6 +42,8 @@ def check_passages(
             )
     if not text:
         raise UsageError(f"{flag} needs TEXT", "name files or folders, or - for standard input")
+    if per_line and single_store(text):
+        raise ConfigError("--per-line takes lines of text, and a token store has none", "--per-document scores its own")
 
 
 def score_passages(
@@ -57,16 +61,23 @@ def score_passages(
     from cllm_cli.reporting.terminal import write_line
     from cllm_cli.text.passages import documents_of, lines_of
     from cllm_cli.text.reading import files_in
+    from cllm_cli.text.sources import Listing
+    from cllm_cli.text.store import single_store
+    from cllm_cli.text.stored_text import documents_in
     from cllm_cli.training.records import json_line
     from cllm_cli.training.scoring import TextScorer
 
-    listing = files_in(text, reading)
+    store = single_store(text)
+    listing = Listing([]) if store else files_in(text, reading)
     notices: list[str] = []
     stdin = getattr(sys.stdin, "buffer", None)
     several = len(listing.files) > 1
     scorer = TextScorer(folder.load_model(), tokenizer, batch)
     prepare(scorer.calls(), quiet or json)
-    groups = (lines_of if by_line else documents_of)(listing, tokenizer, stdin, reading, notices)
+    if store:
+        groups = documents_in(store, tokenizer)
+    else:
+        groups = (lines_of if by_line else documents_of)(listing, tokenizer, stdin, reading, notices)
     for group in groups:
         scores = scorer.score([passage.tokens for passage in group])
         for passage, score in zip(group, scores, strict=True):

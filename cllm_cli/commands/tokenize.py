@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from cllm_cli.commands.options import Debug, Json, Quiet, with_settings
-from cllm_cli.config import TEXT, make_settings
+from cllm_cli.config import TEXT, flag_of, make_settings
 from cllm_cli.errors import ConfigError, Interrupted
 
 
@@ -48,7 +48,7 @@ def tokenize(
     from cllm_cli.text.id_files import read_ids
     from cllm_cli.text.reading import reading_of
     from cllm_cli.text.store import Store, check_place
-    from cllm_cli.text.tokenized import corpus_chunks, store_facts
+    from cllm_cli.text.tokenized import corpus_chunks, how_read, store_facts
     from cllm_cli.text.tokenizers import TOKENIZERS
     from cllm_cli.training.durable import write_file
     from cllm_cli.training.inspection import tokenizer_of_ids
@@ -59,6 +59,10 @@ def tokenize(
         raise ConfigError(
             "--ids needs the tokenizer of the ids, which their files do not hold", "add --tokenizer and its path"
         )
+    if ids and settings:
+        raise ConfigError(
+            f"{flag_of(next(iter(settings)))} says how text is read, and files of ids have none", "leave it out"
+        )
     reading = reading_of(chosen)
     check_place(out, force)
     stdin = getattr(sys.stdin, "buffer", None)
@@ -68,9 +72,8 @@ def tokenize(
                 read = read_ids(corpus, tokenizer_of_ids(tokenizer), chosen.val_fraction, val)
             else:
                 read = read_corpus(corpus, tokenizer, chosen.val_fraction, val, stdin, reading=reading, contents=True)
-            # A store needs no other file: it has its tokenizer, and of one that was a file only the kind is noted.
-            spec = tokenizer if tokenizer.partition(":")[0] in TOKENIZERS else read.tokenizer.kind
-            chunks = corpus_chunks(read, spec, None if val else chosen.val_fraction)
+            how = {} if ids else how_read(chosen)
+            chunks = corpus_chunks(read, tokenizer, None if val else chosen.val_fraction, how)
             write_file(out, chunks, hint="make room there, or choose another --out; nothing was written")
         except KeyboardInterrupt:
             raise Interrupted(signals.received, "ended at once", "a token store appears when it is whole") from None

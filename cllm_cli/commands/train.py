@@ -11,8 +11,9 @@ from typing import Annotated, Any
 import typer
 
 from cllm_cli.commands.naming import FileNames, check_val, named_files
-from cllm_cli.commands.options import Debug, Json, Quiet, allow_threads, with_settings
-from cllm_cli.config import PRESETS, make_settings, merge, preset, read_config
+from cllm_cli.commands.options import Cpu, Debug, Json, Quiet, allow_threads, with_settings
+from cllm_cli.config import PRESETS, make_settings, merge, preset
+from cllm_cli.config_file import read_config
 from cllm_cli.errors import ConfigError, Interrupted, UsageError
 
 
@@ -48,6 +49,7 @@ def train(
         Path | None,
         typer.Option("--config", metavar="FILE", help="TOML file of settings; flags win.", show_default=False),
     ] = None,
+    cpu: Cpu = None,
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,

@@ -3,33 +3,35 @@
 Several processes compile at once, and a signal ends them without harm. There is a second reason: a kernel that was
 compiled in this process does not run the very code that it leaves in the cache. Its parallel loops were compiled as
 functions of their own first, and again as parts of the kernel, and the two can round differently. Who only ever loads
-runs the same code in every process, so a run's bits do not depend on what was compiled when.
-
-    python -m cllm_cli.kernels.ahead        a worker: a kernel a line on standard input, its name back when done
+runs the same code in every process, so a run's bits do not depend on what was compiled when. `worker.py` is what runs
+in these processes.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
 import os
 import select
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numba
 import numpy as np
 
-from cllm_cli.kernels.jit import cache_root, is_cached
+from cllm_cli.errors import ConfigError
+from cllm_cli.kernels.jit import CACHE_VARIABLE, cache_root, is_cached
 
 Call = tuple[Any, tuple[Any, ...]]
 
 COMPILE, LOAD, HERE = "compile", "load", "here"
 """What is being done: compiling elsewhere, loading, or compiling in this process although others were to do it."""
 
+WORKER = f"{__package__}.worker"
 HEAVY = ("attention", "linear", "cross_entropy")  # what takes longest is begun first
 
 
@@ -54,11 +56,7 @@ def compile_ahead(calls: Iterable[Call], workers: int) -> Iterator[tuple[str, in
 
     Without a cache they are compiled here, in every run alike. Where no other process can do it, in this run alone.
     """
-    wanted: dict[tuple[str, ...], Any] = {}
-    for kernel, args in calls:
-        if hasattr(kernel, "compile"):  # with the JIT off a kernel is a plain function
-            function = kernel.py_func
-            wanted[function.__module__, function.__name__, *map(describe, args)] = kernel
+    wanted = _by_types(calls)
     types = {key: tuple(map(type_of, key[2:])) for key in wanted}
     missing = [key for key, kernel in wanted.items() if not is_cached(kernel, types[key])]
     missing.sort(key=lambda key: not key[1].startswith(HEAVY))
@@ -71,7 +69,36 @@ def compile_ahead(calls: Iterable[Call], workers: int) -> Iterator[tuple[str, in
         kernel.compile(types[key])
 
 
-def _elsewhere(keys: list[tuple[str, ...]], workers: int) -> Iterator[tuple[int, str]]:
+def compile_for(level: str, folder: Path, calls: Iterable[Call], workers: int) -> Iterator[tuple[str, int, int]]:
+    """Compiles the kernels of `calls` for a CPU level, which this CPU need not have, into `folder`.
+
+    Yields a kernel's name, how many are done, and of how many. Raises ConfigError where it cannot.
+    """
+    keys, done = [*_by_types(calls)], 0
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as place:
+        for done, name in _elsewhere(keys, workers, level, {CACHE_VARIABLE: place}):
+            yield name, done, len(keys)
+        if done < len(keys):
+            raise ConfigError(f"{len(keys) - done} of {len(keys)} kernels could not be compiled for {level}")
+        made = Path(place) / "kernels"
+        for each in (made, *made.iterdir()):
+            each.chmod(0o755)  # whoever installs the package owns them, everyone reads them
+        made.replace(folder)
+
+
+def _by_types(calls: Iterable[Call]) -> dict[tuple[str, ...], Any]:
+    """The different kernels of `calls`: module, name and types of arguments → kernel."""
+    found: dict[tuple[str, ...], Any] = {}
+    for kernel, args in calls:
+        if hasattr(kernel, "compile"):  # with the JIT off a kernel is a plain function
+            function = kernel.py_func
+            found[function.__module__, function.__name__, *map(describe, args)] = kernel
+    return found
+
+
+def _elsewhere(
+    keys: list[tuple[str, ...]], workers: int, level: str = "", environment: Mapping[str, str] | None = None
+) -> Iterator[tuple[int, str]]:
     """Has other processes compile `keys`; yields how many are done, and the name of one that is under way.
 
     A kernel whose process dies, for want of memory perhaps, is given to one other.
@@ -82,7 +109,7 @@ def _elsewhere(keys: list[tuple[str, ...]], workers: int) -> Iterator[tuple[int,
     failed: set[int] = set()
     try:
         for _ in range(min(workers, len(keys))):
-            processes.append(_start())
+            processes.append(_start(level, environment))
             _give(processes[-1], waiting, running)
         while running:
             yield done, keys[next(iter(running.values()))][1]
@@ -95,9 +122,10 @@ def _elsewhere(keys: list[tuple[str, ...]], workers: int) -> Iterator[tuple[int,
                     if number not in failed:
                         waiting.append((number, keys[number]))
                     failed.add(number)
-                    process = _start() if waiting else process
+                    process = _start(level, environment) if waiting else process
                     processes.append(process)
                 _give(process, waiting, running)
+        yield done, keys[-1][1]
     except OSError:
         return
     finally:
@@ -109,9 +137,10 @@ def _elsewhere(keys: list[tuple[str, ...]], workers: int) -> Iterator[tuple[int,
             process.wait()
 
 
-def _start() -> subprocess.Popen[str]:
+def _start(level: str, environment: Mapping[str, str] | None) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", __spec__.name],
+        [sys.executable, "-m", WORKER, *([level] if level else [])],
+        env={**os.environ, **(environment or {})},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -126,18 +155,3 @@ def _give(process: Any, waiting: list[tuple[int, tuple[str, ...]]], running: dic
         process.stdin.write(json.dumps(key) + "\n")
         process.stdin.flush()
         running[process] = number
-
-
-def main() -> None:
-    """Compiles what standard input names, until it ends, as it does when the process that started this one is gone."""
-    os.nice(1)  # the other process is the one that somebody watches
-    numba.get_num_threads()  # starts the threads, whose symbols kernels refer to
-    for line in sys.stdin:
-        module, name, *types = json.loads(line)
-        getattr(importlib.import_module(module), name).compile(tuple(map(type_of, types)))
-        sys.stdout.write(name + "\n")
-        sys.stdout.flush()
-
-
-if __name__ == "__main__":
-    main()

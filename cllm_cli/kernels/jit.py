@@ -7,7 +7,8 @@ The cache. Numba's own on-disk cache stamps a kernel with the file it stands in 
 file that it calls. Here each kernel module has a folder named by a hash of its own source, of every module of this
 package that it imports, of Numba's version and of the CPU: a stale kernel cannot be found, and one edit does not
 recompile the rest.
-A cached kernel is code that will run, so the folder is private to the user and ignored when others can write to it.
+A cached kernel is code that will run, so the folder is private to the user and ignored when others can write to it. A
+package may bring along folders of its own, compiled for CPU levels (levels.py): they are only read.
 """
 
 from __future__ import annotations
@@ -25,8 +26,10 @@ from typing import Any
 import llvmlite
 import llvmlite.binding as llvm
 import numba
-from numba.core.caching import _CacheLocator
+from numba.core.caching import NullCache, _CacheLocator
 from numba.core.codegen import get_host_cpu_features
+
+from cllm_cli.kernels.levels import LEVELS, NATIVE, SHIPPED, host_features, target
 
 # Reordering, contraction and approximate division are wanted; nnan and ninf are not: a NaN must survive to be seen.
 FASTMATH = {"contract", "reassoc", "arcp", "nsz", "afn"}
@@ -44,11 +47,17 @@ BINDING = hasattr(os, "sched_setaffinity") and not JIT_OFF and not any(name in o
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "6000" if BINDING else "1000")
 
-# On some CPUs that have vectors of 512 bits LLVM prefers 256, lest a stray loop slow all others down. Here products use
-# the wide ones all the time, so the other loops may as well: attention takes 10 to 25 % less.
-if platform.machine() == "x86_64" and numba.config.CPU_FEATURES is numba.config.CPU_NAME is None:
+# Whoever sets Numba's own variables has decided for what to compile. On some CPUs with vectors of 512 bits LLVM prefers
+# 256, lest a stray loop slow all others down. Here products use the wide ones all the time, so the other loops may as
+# well: attention takes 10 to 25 % less.
+TARGET = target() if numba.config.CPU_FEATURES is numba.config.CPU_NAME is None else NATIVE
+if TARGET != NATIVE:
+    numba.config.CPU_NAME = TARGET
+    numba.config.CPU_FEATURES = ",".join([*(f"+{name}" for name in sorted(LEVELS[TARGET])), "-prefer-256-bit"])
+elif platform.machine() == "x86_64" and numba.config.CPU_FEATURES is numba.config.CPU_NAME is None:
     numba.config.CPU_FEATURES = f"{get_host_cpu_features()},-prefer-256-bit".lstrip(",")
 
+CACHE_VARIABLE = "CLLM_CACHE_DIR"
 PACKAGE = Path(__file__).parent.parent
 
 
@@ -57,13 +66,13 @@ def cpu_features() -> frozenset[str]:
     if numba.config.CPU_FEATURES is not None:
         names = numba.config.CPU_FEATURES.split(",")
         return frozenset(name[1:] for name in names if name.startswith("+"))
-    return frozenset(name for name, there in llvm.get_host_cpu_features().items() if there)
+    return host_features()
 
 
 @functools.cache
 def cache_root() -> Path | None:
     """The folder of compiled kernels; None where none is safe to use, and each process compiles anew."""
-    chosen = os.environ.get("CLLM_CACHE_DIR")
+    chosen = os.environ.get(CACHE_VARIABLE)
     try:
         caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         root = Path(chosen or Path(caches) / "cllm") / "kernels"
@@ -112,13 +121,28 @@ def source_key(path: Path) -> str:
     return digest.hexdigest()[:24]
 
 
-class KernelCacheLocator(_CacheLocator):  # type: ignore[misc]  # Numba has no types
-    """Puts the compiled kernels of this package under `cache_root()`, a folder for each source key."""
+def cache_folder(module: Path) -> Path | None:
+    """Where the compiled kernels of the module at this path are: in the package itself or under `cache_root()`.
 
-    def __init__(self, path: Path, function: Any, root: Path) -> None:
+    None where there is no place for them, and for a module that is not of this package.
+    """
+    path = module.resolve()
+    if PACKAGE.resolve() not in path.parents:
+        return None
+    name = f"{path.stem}-{source_key(PACKAGE / path.relative_to(PACKAGE.resolve()))}"
+    shipped, root = SHIPPED / TARGET / name, cache_root()
+    if shipped.is_dir():
+        return shipped
+    return root / name if root else None
+
+
+class KernelCacheLocator(_CacheLocator):  # type: ignore[misc]  # Numba has no types
+    """Puts the compiled kernels of this package where `cache_folder` says."""
+
+    def __init__(self, path: Path, function: Any, folder: Path) -> None:
         self._py_file = str(path)
         self._line = function.__code__.co_firstlineno
-        self._folder = root / f"{path.stem}-{source_key(path)}"
+        self._folder = folder
 
     def get_cache_path(self) -> str:
         return str(self._folder)
@@ -131,10 +155,8 @@ class KernelCacheLocator(_CacheLocator):  # type: ignore[misc]  # Numba has no t
 
     @classmethod
     def from_function(cls, function: Any, py_file: str) -> KernelCacheLocator | None:
-        path, root = Path(py_file).resolve(), cache_root()
-        if root is None or PACKAGE.resolve() not in path.parents:
-            return None
-        return cls(PACKAGE / path.relative_to(PACKAGE.resolve()), function, root)
+        path, folder = Path(py_file), cache_folder(Path(py_file))
+        return cls(path, function, folder) if folder else None
 
 
 def _parallel(function: Any) -> dict[str, bool]:
@@ -147,7 +169,8 @@ def kernel(function: Callable[..., None]) -> Any:
     before = numba.config.CACHE_LOCATOR_CLASSES
     numba.config.CACHE_LOCATOR_CLASSES = f"{__name__}.{KernelCacheLocator.__name__}"
     try:
-        return numba.njit(cache=cache_root() is not None, **_parallel(function), **FLAGS)(function)
+        cached = cache_folder(Path(function.__code__.co_filename)) is not None
+        return numba.njit(cache=cached, **_parallel(function), **FLAGS)(function)
     finally:
         numba.config.CACHE_LOCATOR_CLASSES = before
 
@@ -155,7 +178,7 @@ def kernel(function: Callable[..., None]) -> Any:
 def is_cached(kernel: Any, types: tuple[Any, ...]) -> bool:
     """Whether the machine code of a kernel for these argument types is on the disk."""
     cache = kernel._cache
-    if cache_root() is None:
+    if isinstance(cache, NullCache):
         return False
     return cache._index_key(types, kernel.targetctx.codegen()) in cache._cache_file._load_index()
 

@@ -7,6 +7,7 @@ since their gradients do.
 
 from __future__ import annotations
 
+import functools
 import mmap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -65,8 +66,16 @@ class Arena:
                     at += -(-parameter.size // step) * step
             self.groups[group] = slice(start, at)
         self.size = at
-        self.values = aligned(at, dtype)
         self.gradients = aligned(0, dtype)
+
+    @functools.cached_property
+    def values(self) -> np.ndarray:
+        """All parameters, zeroed. They take no memory before somebody asks for them: a plan needs none."""
+        return aligned(self.size, self.dtype)
+
+    @property
+    def bytes(self) -> int:
+        return self.size * self.dtype.itemsize
 
     def make_gradients(self) -> None:
         """Gives the arena its gradients, zeroed; a model that is only evaluated does without."""

@@ -60,18 +60,14 @@ class Updater:
     def __init__(self, optimizer: Optimizer, arena: Arena, settings: Mapping[str, Any]) -> None:
         self.optimizer, self.arena, self.settings = optimizer, arena, dict(settings)
         self.state: dict[str, dict[str, npt.NDArray[Any]]] = {
-            group: {name: aligned(self._size(group), arena.dtype) for name in optimizer.rules[group].state}
+            group: {name: aligned(_size(arena, group), arena.dtype) for name in optimizer.rules[group].state}
             for group in GROUPS
         }
         self._lost = np.zeros(numba.config.NUMBA_NUM_THREADS, arena.dtype)  # type: ignore[attr-defined]  # set by name
 
-    def _size(self, group: str) -> int:
-        part = self.arena.groups[group]
-        return int(part.stop - part.start)
-
     @property
     def bytes(self) -> int:
-        return sum(state.nbytes for group in self.state.values() for state in group.values())
+        return state_bytes(self.optimizer, self.arena)
 
     def tensors(self) -> dict[str, npt.NDArray[Any]]:
         """The state as named views, a tensor `<state>.<parameter>` each."""
@@ -118,6 +114,17 @@ class Updater:
             args = [arrays[name] if name in arrays else _scalar(scalars[name], real) for name in arguments(rule.kernel)]
             calls.append((rule.kernel, tuple(args)))
         return calls
+
+
+def state_bytes(optimizer: Optimizer, arena: Arena) -> int:
+    """Bytes of the state that an optimizer keeps for an arena."""
+    elements = sum(len(optimizer.rules[group].state) * _size(arena, group) for group in GROUPS)
+    return elements * arena.dtype.itemsize
+
+
+def _size(arena: Arena, group: str) -> int:
+    part = arena.groups[group]
+    return int(part.stop - part.start)
 
 
 def _scalar(value: Any, real: Any) -> Any:

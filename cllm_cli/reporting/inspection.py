@@ -6,16 +6,19 @@ Everything that comes from a file goes through `one_line`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, TextIO
 
 from rich.text import Text
 
+from cllm_cli.config import Settings
 from cllm_cli.printable import one_line
 from cllm_cli.reporting.grid import Cell, Column, Grid, widened
 from cllm_cli.reporting.quantities import count, decimal, loss, share, size
 from cllm_cli.reporting.tables import Printer, Row
 
 LABEL = 15  # cells
+DEFAULTS = asdict(Settings())
 Facts = Iterator[tuple[str, str]]
 
 
@@ -63,6 +66,10 @@ def _store_facts(row: Row) -> Facts:
     yield "text", f"{_size(row['train_bytes'])} for training, {_size(row['val_bytes'])} for validation"
     yield "tokenizer", f"{row['tokenizer']}, {row['vocab_size']} ids"
     yield "validation", "chosen by hand" if row["val_fraction"] is None else f"{share(row['val_fraction'])} of the text"
+    how = {name: value for name, value in row["reading"].items() if value != DEFAULTS[name]}
+    if how:
+        shown = (value if isinstance(value, str) else " ".join(value) for value in how.values())
+        yield "read with", ", ".join(map(" ".join, zip(how, shown, strict=True)))
     yield "fingerprint", str(row["fingerprint"])
     yield "file", f"{size(row['file_bytes'])}, {row['token_bytes']} bytes a token"
     if row["skipped"]:
@@ -79,7 +86,10 @@ def _run_facts(row: Row) -> Facts:
     if row["best_val_loss"] is not None:
         yield "best validation", f"{loss(row['best_val_loss'])} at step {count(row['best_step'])}"
         yield "last validation", loss(row["val_loss"])
-    yield "tokenizer", f"{row['tokenizer']['spec']}, {count(row['tokenizer']['vocab_size'])} ids"
+    tokenizer = row["tokenizer"]
+    yield "tokenizer", f"{tokenizer['spec']}, {count(tokenizer['vocab_size'])} ids"
+    if "note" in tokenizer:
+        yield "note", tokenizer["note"]
     yield "settings", ", ".join(f"{name} {value}" for name, value in row["config"].items())
     yield "on disk", f"{size(row['file_bytes'])}: " + ", ".join(f"{n} {size(b)}" for n, b in row["files"].items())
     for why in row["damaged"]:

@@ -1,10 +1,11 @@
 """Windows of tokens: in random order for training, in their own order for evaluation.
 
-A window is T + 1 neighbouring tokens: x is the first T, y the last T, so that y[t] is what follows x[t].
+A window is T + 1 neighbouring tokens: x is the first T, y the last T, so that y[t] is what follows x[t]. One that is
+shorter has x = 0 and y = IGNORED where it ends.
 
-Training goes through epochs. In an epoch windows start at r, r + T, r + 2T, …, as many as fit, each visited once. The
-phase r changes with the epoch; in a round of R epochs (R = T, or fewer in a short text) every phase has its turn, so
-that every token stands at every place of a window, the ends of the text aside.
+Training goes through epochs. In an epoch every window of the text (`text/cuts.py`) is visited once. The phase, which
+says where windows are cut, changes with the epoch; in a round of R epochs (R = T, or fewer in a short text) every phase
+has its turn, so that every token stands at every place of a window, the ends of the text aside.
 
 Both orders, of the phases in a round and of the windows in an epoch, are permutations that are computed, not stored: a
 Feistel network over pairs (row, column) of about the square root of the size each, walked until the result is below
@@ -24,6 +25,7 @@ import numpy.typing as npt
 
 from cllm_cli.errors import CorpusError
 from cllm_cli.layers.base import IGNORED
+from cllm_cli.text.cuts import Across, Cuts, Within
 from cllm_cli.text.mapped import let_go
 from cllm_cli.text.tokenizers.base import IdArray, TokenArray
 
@@ -31,7 +33,7 @@ Int32Array = npt.NDArray[np.int32]
 Uint64Array = npt.NDArray[np.uint64]
 
 AHEAD = 1024
-MAPPED = 128  # windows; each may bring a huge page of a mapped file into memory, and has to be found again afterwards
+HELD = 64  # windows whose pages may stay mapped: a window may map 2 MiB around it, and letting go takes a while
 FEISTEL_ROUNDS = 6
 MASK = 2**64 - 1
 GOLDEN = 0x9E3779B97F4A7C15
@@ -48,26 +50,24 @@ class Epochs(NamedTuple):
 class Sampler:
     """Training windows of `tokens` (one-dimensional) in the order that `seed` decides.
 
-    `position` counts the windows that were taken; it is the whole state, and may be set. Raises CorpusError where the
-    tokens do not fill a window of `block_size` + 1.
+    `position` counts the windows that were taken; it is the whole state, and may be set. `cuts` says which windows
+    there are, those across documents if it is not given. Raises CorpusError where there is none.
     """
 
-    def __init__(self, tokens: TokenArray, block_size: int, seed: int, position: int = 0) -> None:
-        if tokens.size < block_size + 1:
-            raise CorpusError(
-                f"{tokens.size:,} tokens do not fill a window of {block_size:,} and one more",
-                "give more text, or use a smaller --block-size",
-            )
+    def __init__(
+        self, tokens: TokenArray, block_size: int, seed: int, position: int = 0, cuts: Cuts | None = None
+    ) -> None:
         self.block_size = block_size
         self.position = position
         self._tokens = tokens
-        # A phase above the slack would leave a short text without any window.
-        slack = tokens.size - 1 - block_size
-        self._phases = min(block_size, slack + 1)
-        self._lengths = (tokens.size - 1 - np.arange(self._phases, dtype=np.int64)) // block_size
+        self._cuts = cuts or Across(tokens.size, block_size)
+        self._lengths = self._cuts.lengths
+        self._phases = self._lengths.size
         self._round_length = int(self._lengths.sum())
+        if not self._round_length:
+            raise CorpusError("no document has two tokens, of which one could predict the other", "give more text")
         self._phase_key, self._window_key = (int(key) for key in _mixed(np.arange(2, dtype=np.uint64), _words(seed)))
-        self._starts = np.empty(0, dtype=np.int64)
+        self._starts = self._sizes = np.empty(0, dtype=np.int64)
         self._first = 0
 
     @property
@@ -93,18 +93,18 @@ class Sampler:
             offset = self.position - self._first
             if not 0 <= offset < self._starts.size:
                 self._first, offset = self.position, 0
-                self._starts = self._starts_from(self.position)
-            for start in self._starts[offset : offset + batch - done]:
+                self._starts, self._sizes = self._windows_from(self.position)
+            few = slice(offset, offset + batch - done)
+            for start, size in zip(self._starts[few], self._sizes[few], strict=True):
                 # Window by window: all at once would be copied to memory of its own first.
-                x_out[done] = self._tokens[start : start + self.block_size]
-                y_out[done] = self._tokens[start + 1 : start + 1 + self.block_size]
+                _write_window(x_out[done], y_out[done], self._tokens, start, size)
                 done += 1
                 self.position += 1
-        if self.position % MAPPED < batch:
-            let_go(self._tokens)
+                if self.position % HELD == 0:
+                    let_go(self._tokens)
 
-    def _starts_from(self, position: int) -> IdArray:
-        """Where the AHEAD windows from `position` on start, as indices of tokens."""
+    def _windows_from(self, position: int) -> tuple[IdArray, IdArray]:
+        """Where the AHEAD windows from `position` on start, as indices of tokens, and their sizes."""
         number, within = divmod(position, self._round_length)
         epochs = self._epochs(number, 1 + (within + AHEAD) // self._round_length)
         positions = np.arange(within, within + AHEAD)
@@ -112,7 +112,7 @@ class Sampler:
         lengths = epochs.lengths[index]
         keys = _mixed(_numbers(number * self._phases, index), self._window_key)
         order = permuted((positions - epochs.ends[index] + lengths).astype(np.uint64), lengths.astype(np.uint64), keys)
-        return epochs.phases[index] + order.astype(np.int64) * self.block_size
+        return self._cuts.windows(epochs.phases[index], order.astype(np.int64))
 
     def _epochs(self, first_round: int, rounds: int) -> Epochs:
         """The epochs of `rounds` rounds from `first_round` on."""
@@ -126,18 +126,19 @@ class Sampler:
 class Windows:
     """All of `tokens` in batches for evaluation: every token but the first is scored exactly once.
 
-    Windows of `block_size` follow one another without overlap; what they do not fill, at the end of the last window
-    and of the last batch, has x = 0 and y = IGNORED. `targets` is the number of scored tokens. Batches can be taken in
-    any order by their index.
+    Windows of `block_size` follow one another without overlap, through the whole text or, with the `ends` of its
+    documents, from the start of each of them. What they do not fill has x = 0 and y = IGNORED. `targets` is the number
+    of scored tokens. Batches can be taken in any order by their index.
     """
 
-    def __init__(self, tokens: TokenArray, block_size: int, batch_size: int) -> None:
+    def __init__(self, tokens: TokenArray, block_size: int, batch_size: int, ends: IdArray | None = None) -> None:
         self._tokens = tokens
         self._shape = (batch_size, block_size)
+        self._cuts = Within(np.array([tokens.size]) if ends is None else ends, block_size)
         self.targets = max(0, tokens.size - 1)
 
     def __len__(self) -> int:
-        return -(-self.targets // math.prod(self._shape))
+        return -(-int(self._cuts.lengths[0]) // self._shape[0])
 
     def __getitem__(self, index: int) -> tuple[Int32Array, Int32Array]:
         """x and y (B, T) of batch `index`."""
@@ -145,16 +146,24 @@ class Windows:
             raise IndexError(index)
         x = np.zeros(self._shape, dtype=np.int32)
         y = np.full(self._shape, IGNORED, dtype=np.int32)
-        start = index * x.size
-        stop = min(start + x.size, self.targets)
-        # Row after row, a batch of windows is one stretch of text.
-        x.reshape(-1)[: stop - start] = self._tokens[start:stop]
-        y.reshape(-1)[: stop - start] = self._tokens[start + 1 : stop + 1]
-        let_go(self._tokens[start : stop + 1])
+        first = index * len(x)
+        numbers = np.arange(first, min(first + len(x), self._cuts.lengths[0]), dtype=np.int64)
+        for row, (start, size) in enumerate(zip(*self._cuts.windows(np.zeros_like(numbers), numbers), strict=True)):
+            _write_window(x[row], y[row], self._tokens, start, size)
+        let_go(self._tokens)
         return x, y
 
     def __iter__(self) -> Iterator[tuple[Int32Array, Int32Array]]:
         return (self[index] for index in range(len(self)))
+
+
+def _write_window(x: Int32Array, y: Int32Array, tokens: TokenArray, start: int, size: int) -> None:
+    """A window of `size` targets into rows x and y (T)."""
+    x[:size] = tokens[start : start + size]
+    y[:size] = tokens[start + 1 : start + 1 + size]
+    if size < x.size:
+        x[size:] = 0
+        y[size:] = IGNORED
 
 
 def permuted(indices: Uint64Array, sizes: Uint64Array, keys: Uint64Array) -> Uint64Array:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,7 +19,7 @@ from cllm_cli.text.chunks import beyond, chunks_of, peek
 from cllm_cli.text.compression import compression_of, decompressed
 from cllm_cli.text.decoding import BOM, as_utf8, check_encoding, looks_binary, marked_encoding
 from cllm_cli.text.documents import Incoming, Reading, Source
-from cllm_cli.text.formats import AUTO, check_format, find_format, format_by_name
+from cllm_cli.text.formats import AUTO, check_format, find_format, format_by_name, may_be_parquet
 from cllm_cli.text.sources import STANDARD_INPUT, Listing, TextFile, Wanted, find_files, opened
 from cllm_cli.text.store import MAGIC, no_text_but_store
 from cllm_cli.text.unnamed import laid_down
@@ -74,7 +74,8 @@ def readable_twice(listing: Listing, stdin: BinaryIO | None) -> Iterator[BinaryI
     if not listing.has_stdin:
         yield stdin
         return
-    with laid_down(_standard_input(stdin), "standard input, which is read twice,") as kept:
+    file = TextFile(STANDARD_INPUT, named=True)
+    with laid_down(_piped(file, stdin), file.name) as kept:
         yield kept
 
 
@@ -93,8 +94,8 @@ def plain_bytes(file: TextFile, reading: Reading) -> int:
     return 0 if compression_of(head) or marked_encoding(head) else size
 
 
-def _standard_input(stdin: BinaryIO | None) -> Iterator[bytes]:
-    with opened(TextFile(STANDARD_INPUT, named=True), stdin) as stream:
+def _piped(file: TextFile, stdin: BinaryIO | None) -> Iterator[bytes]:
+    with opened(file, stdin) as stream:
         yield from chunks_of(stream)
 
 
@@ -115,27 +116,30 @@ def _documents(
         listing.skipped["empty"] += 1
         return
     seekable = stream if not compression and file.path != STANDARD_INPUT and stream.seekable() else None
-    form = find_format(reading.format, file.path, head, seekable)
-    source = Source(file.name, chunks, file=seekable, skipped=listing.skipped)
-    if form.text:
-        encoding = reading.encoding or marked_encoding(head)
-        strict = reading.encoding is None and not reading.replace and not file.named
-        binary = looks_binary(head, encoding, "strict" if strict else "replace")
-        if binary and not file.named:
-            listing.skipped["binary"] += 1
-            return
-        if encoding or reading.replace:
-            chunks = as_utf8(chunks, encoding or "utf-8", reading.replace, file.name)
-        elif head.startswith(BOM):
-            source.offset = len(BOM)
-            chunks = beyond(chunks, len(BOM))
-        first, source.chunks = peek(chunks, 1)
-        if not first:
-            listing.skipped["empty"] += 1
-            return
-        if binary and encoding is None and form.name == "text":
-            notices.append(f"{file.name} looks like a binary file; it is read as it is")
-    yield from form.documents(source, reading)
+    # The end of a pipe is not there to look at before all of it is.
+    keep = seekable is None and may_be_parquet(reading.format, file.path, head)
+    with laid_down(chunks, file.name) if keep else nullcontext(seekable) as whole:
+        form = find_format(reading.format, file.path, head, whole)
+        source = Source(file.name, chunks_of(whole) if keep and whole else chunks, file=whole, skipped=listing.skipped)
+        if form.text:
+            encoding = reading.encoding or marked_encoding(head)
+            strict = reading.encoding is None and not reading.replace and not file.named
+            binary = looks_binary(head, encoding, "strict" if strict else "replace")
+            if binary and not file.named:
+                listing.skipped["binary"] += 1
+                return
+            if encoding or reading.replace:
+                source.chunks = as_utf8(source.chunks, encoding or "utf-8", reading.replace, file.name)
+            elif head.startswith(BOM):
+                source.offset = len(BOM)
+                source.chunks = beyond(source.chunks, len(BOM))
+            first, source.chunks = peek(source.chunks, 1)
+            if not first:
+                listing.skipped["empty"] += 1
+                return
+            if binary and encoding is None and form.name == "text":
+                notices.append(f"{file.name} looks like a binary file; it is read as it is")
+        yield from form.documents(source, reading)
 
 
 def _separator(written: str) -> bytes:

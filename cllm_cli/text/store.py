@@ -1,7 +1,7 @@
 """A token store: the tokens of a corpus in one file, written once by `cllm tokenize` and mapped by `cllm train`.
 
     64 bytes     magic, byte order, version, and the counts from which the place of everything else follows
-    facts        a JSON object: the tokenizer whole and its hash, what the corpus was, how it was split
+    facts        a JSON object: the tokenizer whole and its hash, what the corpus was, how it was read and split
     tokens       those for training, then those for validation, 1, 2 or 4 bytes each, from a multiple of 64 bytes on
     documents    64 bytes each, from a multiple of 64 on: where it lies, its bytes of text, their SHA-256
     32 bytes     SHA-256 of all before
@@ -104,6 +104,12 @@ class Store:
         """The tokens for validation, likewise."""
         layout = self.layout
         return self._array(WIDTHS[layout.width], layout.val, layout.tokens_at + layout.train * layout.width)
+
+    @property
+    def tokens(self) -> TokenArray:
+        """All tokens, those for validation after those for training."""
+        layout = self.layout
+        return self._array(WIDTHS[layout.width], layout.train + layout.val, layout.tokens_at)
 
     @property
     def documents(self) -> DocumentTable:
@@ -214,7 +220,8 @@ def damaged(name: str, what: str) -> CorpusError:
 def no_text_but_store(name: str) -> CorpusError:
     """The error where a store was given in place of text."""
     return CorpusError(
-        f"{name} is a token store, no text", "cllm train takes one by its path, as its only CORPUS; elsewhere give text"
+        f"{name} is a token store, no text",
+        "cllm train and cllm eval take a single one by its path; elsewhere give text",
     )
 
 

@@ -21,6 +21,7 @@ from cllm_cli.errors import CorpusError
 from cllm_cli.text.chunks import peek
 from cllm_cli.text.corpus import learned_from
 from cllm_cli.text.documents import AS_IT_IS, Reading
+from cllm_cli.text.misread import Misread
 from cllm_cli.text.reading import SNIFFED, files_in, incoming, readable_twice
 from cllm_cli.text.sources import no_text
 from cllm_cli.text.tokenizers import builder_of
@@ -31,12 +32,10 @@ MOJIBAKE, MIXED, UTF_16 = "looks like UTF-8 that was read as Latin-1", "mixed li
 COPY, NO_TOKENS = "exact copies of other documents", "no tokens"
 
 PATTERNS = {
-    REPLACED: (b"\xef\xbf\xbd",),
-    NUL: (b"\0",),
-    # What a lead byte (C2, C3, E2 82/80) and its continuation become: "Â…", "Ã…", "â€…".
-    MOJIBAKE: (b"\xc3\x82\xc2", b"\xc3\x83\xc2", b"\xc3\xa2\xe2\x82\xac"),
+    REPLACED: b"\xef\xbf\xbd",
+    NUL: b"\0",
 }
-OVERLAP = max(len(pattern) for patterns in PATTERNS.values() for pattern in patterns) - 1
+OVERLAP = max(map(len, PATTERNS.values())) - 1
 MOST_ERRORS = 1000  # in a document; a file that is no text at all has millions
 EXAMPLES = 5
 LONGEST = 3
@@ -66,17 +65,18 @@ class DocumentScan:
         self._tail = self._undecoded = b""
         self._line = 0  # bytes of the line that is not over
         self._digest = hashlib.sha256()
+        self._misread = Misread()
 
     def push(self, chunk: bytes) -> None:
         data, before = self._tail + chunk, self.size - len(self._tail)
-        for problem, patterns in PATTERNS.items():
-            for pattern in patterns:
-                # What lies in the tail was counted with the chunk that it ends.
-                if count := data.count(pattern) - self._tail.count(pattern):
-                    self._found(problem, count, before + data.find(pattern))
+        for problem, pattern in PATTERNS.items():
+            # What lies in the tail was counted with the chunk that it ends.
+            if count := data.count(pattern) - self._tail.count(pattern):
+                self._found(problem, count, before + data.find(pattern))
         self.pairs += data.count(b"\r\n") - self._tail.count(b"\r\n")
         self._measure_lines(chunk)
         self._decode(chunk, final=False)
+        self._misread.push(chunk)
         self._digest.update(chunk)
         self._tail = data[-OVERLAP:]
         self.size += len(chunk)
@@ -84,6 +84,9 @@ class DocumentScan:
     def end(self) -> bytes:
         """The digest of the document, which is over."""
         self._decode(b"", final=True)
+        self._misread.end()
+        if self._misread.count:
+            self._found(MOJIBAKE, self._misread.count, self._misread.first)
         self._end_line(self._line)
         self.lines = self.line_feeds + (self._line > 0)
         if 0 < self.pairs < self.line_feeds:

@@ -6,22 +6,25 @@ over every byte, and then, since anyone can compute a checksum, whatever later c
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
+from cllm_cli.config import TEXT, Settings, flag_of, known_setting, make_settings, setting_of, stated
 from cllm_cli.errors import ConfigError, CorpusError, RunError
 from cllm_cli.printable import one_line
 from cllm_cli.text.corpus import Corpus, read_corpus
 from cllm_cli.text.documents import AS_IT_IS, Reading
+from cllm_cli.text.reading import reading_of
 from cllm_cli.text.split import SPLIT_RULE, Document, fingerprint_of
 from cllm_cli.text.store import REMEDY, DocumentTable, Store, damaged, single_store, store_chunks
 from cllm_cli.text.stored_corpus import restored
-from cllm_cli.text.tokenizers import TOKENIZERS, tokenizer_from_json
+from cllm_cli.text.tokenizers import TOKENIZERS, names_tokenizer, tokenizer_from_json
 from cllm_cli.text.tokenizers.base import Tokenizer
 
 KEYS: dict[str, type | tuple[type, ...]] = {
@@ -33,7 +36,10 @@ KEYS: dict[str, type | tuple[type, ...]] = {
     "skipped": dict,
     "notices": list,
 }
-"""What the facts of a store are, and of which type."""
+"""What the facts of a store are, and of which type. One that knows how its text was read has `reading` beside."""
+READING = frozenset(item.name for item in fields(Settings) if setting_of(item).group == TEXT)
+LARGEST_READING = 1 << 18  # bytes of them in JSON: a run's config.toml, which holds them too, may have 1 MiB
+SPEC = re.compile(r"[a-z0-9-]+(:[0-9]{1,9})?")
 
 
 def load_corpus(
@@ -52,23 +58,30 @@ def load_corpus(
     path = single_store(sources)
     if path is None:
         return read_corpus(sources, tokenizer_spec, val_fraction, val, stdin, tokenizer, reading)
-    store = Store(path)
-    facts = checked_facts(store)
-    store.check()  # before settings are compared that may be wrong in a damaged file
+    store, facts = _whole(path)  # before settings are compared that may be wrong in a damaged file
     if val is not None:
         raise ConfigError(
             f"the token store {store.name} has a validation text of its own", "give --val to cllm tokenize"
         )
-    if tokenizer is None and tokenizer_spec != facts["tokenizer_spec"]:
-        raise _other_setting(store, "--tokenizer", facts["tokenizer_spec"], tokenizer_spec)
+    there = facts["tokenizer_spec"]
+    same = tokenizer is not None or tokenizer_spec == there
+    if not same and not names_tokenizer(tokenizer_spec, facts["tokenizer_sha256"]):
+        raise _other_setting(store, "--tokenizer", there, tokenizer_spec)
     if facts["val_fraction"] is not None and val_fraction != facts["val_fraction"]:
         raise _other_setting(store, "--val-fraction", facts["val_fraction"], val_fraction)
-    if tokenizer is not None and tokenizer.digest() != facts["tokenizer_sha256"]:
-        raise ConfigError(
-            f"the token store {store.name} is in the ids of another tokenizer than that run's",
-            "write it with --tokenizer RUN/tokenizer.json, or give the text itself",
-        )
+    if tokenizer is not None:
+        _check_ids(store, facts, tokenizer)
     return opened_corpus(store, facts)
+
+
+def opened_for(path: Path, tokenizer: Tokenizer) -> tuple[Store, Corpus]:
+    """A token store, verified whole, that is in the ids of `tokenizer`, and its corpus, however it was split.
+
+    Raises ConfigError where its ids are another tokenizer's, CorpusError where it is not as it was written.
+    """
+    store, facts = _whole(path)
+    _check_ids(store, facts, tokenizer)
+    return store, opened_corpus(store, facts)
 
 
 def store_settings(sources: Sequence[str | Path]) -> dict[str, Any]:
@@ -76,14 +89,43 @@ def store_settings(sources: Sequence[str | Path]) -> dict[str, Any]:
     path = single_store(sources)
     if path is None:
         return {}
-    facts = checked_facts(Store(path))
-    return {"tokenizer": facts["tokenizer_spec"], "val_fraction": facts["val_fraction"]}
+    store = Store(path)
+    facts = checked_facts(store)
+    how = reading_settings(store)
+    return {"tokenizer": facts["tokenizer_spec"], "val_fraction": facts["val_fraction"], **how}
 
 
-def corpus_chunks(corpus: Corpus, tokenizer_spec: str, val_fraction: float | None) -> Iterator[bytes | memoryview]:
-    """The bytes of the store of a corpus that was read with its documents.
+def check_reading(sources: Sequence[str | Path], given: Mapping[str, Any]) -> None:
+    """Raise ConfigError for settings of how text is read where it is in a token store, unless the store says the same.
 
-    `val_fraction` is None where validation was chosen by hand. Raises CorpusError for a corpus that is too short.
+    A run's config.toml states them all, so that the same store has to accept it.
+    """
+    wanted = {known_setting(name) for name, value in given.items() if value is not None} & READING
+    path = single_store(sources) if wanted else None
+    if path is None:
+        return
+    there, asked = make_settings(reading_settings(Store(path))), make_settings(given)
+    other = [item.name for item in fields(Settings) if item.name in wanted]
+    other = [name for name in other if getattr(there, name) != getattr(asked, name)]
+    if other:
+        raise ConfigError(
+            f"{flag_of(other[0])} says how text is read, and a token store has no text",
+            "leave it out; cllm tokenize takes it",
+        )
+
+
+def how_read(settings: Settings) -> dict[str, Any]:
+    """Those of the settings that say how text is read, ready for JSON."""
+    return {name: value for name, value in stated(settings).items() if name in READING}
+
+
+def corpus_chunks(
+    corpus: Corpus, tokenizer_spec: str, val_fraction: float | None, reading: Mapping[str, Any] | None = None
+) -> Iterator[bytes | memoryview]:
+    """The bytes of the store of a corpus that was read with its documents, and as `reading` says (`how_read`).
+
+    A tokenizer that was a file is noted by its kind alone: a store needs no other file. `val_fraction` is None where
+    validation was chosen by hand. Raises CorpusError for a corpus that is too short.
     """
     assert corpus.contents is not None
     if not corpus.train.size or not corpus.val.size:
@@ -92,8 +134,9 @@ def corpus_chunks(corpus: Corpus, tokenizer_spec: str, val_fraction: float | Non
         "corpus": corpus.facts(),
         "tokenizer": corpus.tokenizer.to_json(),
         "tokenizer_sha256": corpus.tokenizer.digest(),
-        "tokenizer_spec": tokenizer_spec,
+        "tokenizer_spec": tokenizer_spec if _is_spec(tokenizer_spec) else corpus.tokenizer.kind,
         "val_fraction": val_fraction,
+        "reading": dict(reading or {}),
         "skipped": corpus.skipped,
         "notices": corpus.notices,
     }
@@ -109,7 +152,7 @@ def checked_facts(store: Store) -> Mapping[str, Any]:
     fraction, spec = facts["val_fraction"], facts["tokenizer_spec"]
     if fraction is not None and not 0 < fraction < 1:
         raise damaged(store.name, "its share of validation text is none")
-    if not re.fullmatch(r"[a-z0-9-]+(:[0-9]{1,9})?", spec) or spec.partition(":")[0] not in TOKENIZERS:
+    if not _is_spec(spec):
         raise CorpusError(
             f"the token store {store.name} is of an unknown tokenizer, {ascii(spec)[:40]}",
             f"this version knows: {', '.join(TOKENIZERS)}; the store may come from a later one",
@@ -118,7 +161,23 @@ def checked_facts(store: Store) -> Mapping[str, Any]:
         raise damaged(store.name, "its notices are no texts")
     if not all(type(count) is int for count in facts["skipped"].values()):
         raise damaged(store.name, "its counts of what was left out are no numbers")
+    reading_settings(store)
     return facts
+
+
+def reading_settings(store: Store) -> dict[str, Any]:
+    """How the text of a store was read, as settings; none where it does not say. Raises CorpusError."""
+    found = store.facts.get("reading", {})
+    if not isinstance(found, dict) or not found.keys() <= READING:
+        raise damaged(store.name, "how its text was read is not said as settings")
+    try:
+        settings = make_settings(found)
+        reading_of(settings)
+    except ConfigError as error:
+        raise damaged(store.name, f"how its text was read: {one_line(error.message)}") from error
+    if len(json.dumps(how_read(settings))) > LARGEST_READING:
+        raise damaged(store.name, "how its text was read takes more than any setting could mean")
+    return how_read(settings) if found else {}
 
 
 def store_facts(store: Store) -> dict[str, Any]:
@@ -132,6 +191,7 @@ def store_facts(store: Store) -> dict[str, Any]:
         "val_tokens": layout.val,
         **{name: corpus.get(name) for name in names},
         "val_fraction": facts["val_fraction"],
+        "reading": reading_settings(store),
         "skipped": facts["skipped"],
         "tokenizer": facts["tokenizer_spec"],
         "vocab_size": facts["tokenizer"].get("vocab_size"),
@@ -163,6 +223,27 @@ def opened_corpus(store: Store, facts: Mapping[str, Any]) -> Corpus:
         notices=[one_line(text) for text in facts["notices"]],
         contents=store.documents,
     )
+
+
+def _whole(path: Path) -> tuple[Store, Mapping[str, Any]]:
+    """A store that is as it was written, and its facts. Raises CorpusError."""
+    store = Store(path)
+    facts = checked_facts(store)
+    store.check()
+    return store, facts
+
+
+def _check_ids(store: Store, facts: Mapping[str, Any], tokenizer: Tokenizer) -> None:
+    if tokenizer.digest() != facts["tokenizer_sha256"]:
+        raise ConfigError(
+            f"the token store {store.name} is in the ids of another tokenizer than that run's",
+            "write it with --tokenizer RUN/tokenizer.json, or give the text itself",
+        )
+
+
+def _is_spec(spec: str) -> bool:
+    """Whether `spec` names a tokenizer without a file."""
+    return SPEC.fullmatch(spec) is not None and spec.partition(":")[0] in TOKENIZERS
 
 
 def _check_documents(store: Store, corpus: Corpus) -> None:

@@ -38,6 +38,10 @@ FREE = frozenset(
 threads, its memory, where a file lies whose content is compared, and how the text is read whose content is compared."""
 
 
+LATER = {"pack": True}
+"""Settings that came later, and what earlier versions did: where they say the same, the hash is that of before."""
+
+
 @dataclass(frozen=True)
 class Progress:
     """Where a run stands. loss_sum and loss_count are of the steps since the last evaluation, seconds of training.
@@ -62,7 +66,7 @@ class Progress:
 
 def settings_hash(settings: Settings) -> str:
     """A hash of the settings that decide a run's bits."""
-    bound = {name: value for name, value in stated(settings).items() if name not in FREE}
+    bound = {name: value for name, value in stated(settings).items() if name not in FREE and LATER.get(name) != value}
     return hashlib.sha256(json.dumps(bound, sort_keys=True).encode()).hexdigest()
 
 

@@ -5,15 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 
-from cllm_cli.kernels.ahead import HERE, LOAD, Call, compile_ahead
+from cllm_cli.kernels.ahead import COMPILE, HERE, LOAD, Call, compile_ahead
+from cllm_cli.kernels.jit import TARGET
+from cllm_cli.kernels.levels import NATIVE, shipped_levels
+from cllm_cli.training.machine import available_cores
 from cllm_cli.training.records import Compiled, Compiling, Notice
-from cllm_cli.training.resolve import available_cores
 
 
 def compile_kernels(calls: Iterable[Call]) -> Iterator[Compiling | Compiled | Notice]:
     """Compiles each kernel for its arguments in other processes, and loads it; the last record has the seconds."""
     started, total = time.monotonic(), 0
+    others = shipped_levels() if TARGET == NATIVE else []
     for name, done, total, doing in compile_ahead(calls, available_cores()):
+        if doing == COMPILE and others:
+            yield Notice(f"the kernels that came along are for {' and '.join(others)}: compiling for this CPU, once")
+            others = []
         if doing == HERE:
             yield Notice(f"{name} had to be compiled in this process: later runs may differ in the last bits")
         yield Compiling(name, done, total, loading=doing == LOAD)

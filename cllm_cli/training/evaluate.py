@@ -12,6 +12,7 @@ from cllm_cli.kernels.ahead import Call
 from cllm_cli.model.build import Model
 from cllm_cli.model.program import EVALUATE
 from cllm_cli.text.batches import Windows
+from cllm_cli.text.cuts import ends_of_documents
 from cllm_cli.text.tokenizers.base import TokenArray, Tokenizer
 from cllm_cli.training.records import Evaluating
 
@@ -44,11 +45,12 @@ class Score:
 
 
 class Evaluator:
-    """A model's program for evaluation over a text, B windows at a time."""
+    """A model's program for evaluation over a text, B windows at a time, across documents or not."""
 
-    def __init__(self, model: Model, tokens: TokenArray, tokenizer: Tokenizer, batch: int) -> None:
+    def __init__(self, model: Model, tokens: TokenArray, tokenizer: Tokenizer, batch: int, pack: bool = True) -> None:
         self.replay = model.replay(EVALUATE, batch, model.config.block_size)
-        self.windows = Windows(tokens, model.config.block_size, batch)
+        ends = None if pack else ends_of_documents(tokens, tokenizer.end_of_text)
+        self.windows = Windows(tokens, model.config.block_size, batch, ends)
         self.tokenizer = tokenizer
 
     def __len__(self) -> int:

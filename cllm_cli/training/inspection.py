@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from cllm_cli.config import Settings, stated
+from cllm_cli.config import LARGEST, Settings, stated
 from cllm_cli.errors import ConfigError, RunError
 from cllm_cli.printable import one_line
 from cllm_cli.text.documents import AS_IT_IS, Reading
@@ -127,7 +127,14 @@ def run_facts(folder: RunFolder) -> dict[str, Any]:
 
 
 def _kind(folder: RunFolder, settings: Settings) -> dict[str, Any]:
-    tokenizer = folder.read_tokenizer()
+    """What is known of a run's tokenizer; its size is only what its file says where its library is not there."""
+    try:
+        tokenizer = folder.read_tokenizer()
+    except ConfigError as error:
+        said = read_json(folder.tokenizer).get("vocab_size")
+        fits = type(said) is int and 0 <= said <= LARGEST
+        note = f"{error.message}, so that it is not checked: {error.hint}"
+        return {"spec": settings.tokenizer, "vocab_size": said if fits else None, "note": note}
     return {"spec": settings.tokenizer, "vocab_size": tokenizer.vocab_size, "sha256": tokenizer.digest()}
 
 

@@ -96,7 +96,7 @@ class Loop:
     def _steps(self) -> Iterator[Record]:
         """Trains until the last step or until asked to stop; evaluates, samples and saves when it is time to."""
         shown = time.monotonic()
-        done = unshown = 0
+        done = unshown = tokens = 0
         while not self.stop():
             try:
                 yield from self._due()
@@ -107,7 +107,7 @@ class Loop:
                 yield self._went_on(self.recovery.recover(error, self.progress))
                 continue
             now = time.monotonic()
-            done, unshown = done + 1, unshown + 1
+            done, unshown, tokens = done + 1, unshown + 1, tokens + outcome.tokens
             step = self.progress.step + 1
             self.progress = replace(
                 self.progress,
@@ -130,13 +130,13 @@ class Loop:
                     loss=outcome.loss,
                     lr=outcome.rate,
                     grad_norm=outcome.norm,
-                    tokens_per_s=self.session.stepper.tokens / seconds,
+                    tokens_per_s=tokens / (now - shown),
                     ms=1e3 * seconds,
                     epoch=self.session.stepper.sampler.epoch,
                     steps=self.settings.steps or 0,
                     seconds_left=left if self.settings.steps else None,
                 )
-                shown, unshown = now, 0
+                shown, unshown, tokens = now, 0, 0
             if spike := self.recovery.learn(step, outcome.loss):
                 yield spike
                 if self.recovery.may_roll_back():

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from cllm_cli.config import Settings
@@ -12,7 +13,8 @@ from cllm_cli.model.build import Model
 from cllm_cli.model.program import EVALUATE, TRAIN
 from cllm_cli.model.recompute import CHEAP, NONE, POLICIES
 from cllm_cli.optim import OPTIMIZERS
-from cllm_cli.optim.base import Updater
+from cllm_cli.optim.base import state_bytes
+from cllm_cli.training.machine import Room, available_memory
 from cllm_cli.training.resident import resident_bytes
 from cllm_cli.training.run_folder import model_config
 
@@ -32,37 +34,37 @@ def parse_size(text: str) -> int:
 def planned_bytes(settings: Settings, policy: str) -> dict[str, int]:
     """Bytes of weights, gradients, optimizer state and activations of resolved settings, on the threads set now."""
     model = Model(model_config(settings), recompute=policy)
-    updater = Updater(OPTIMIZERS.load(settings.optimizer), model.arena, {})
     batch, time = settings.batch_size or 1, model.config.block_size
-    weights = model.arena.values.nbytes
+    weights, state = model.arena.bytes, state_bytes(OPTIMIZERS.load(settings.optimizer), model.arena)
     activations = max(model.plan(mode, batch, time).total for mode in (TRAIN, EVALUATE))
-    return {"params": weights, "grads": weights, "optimizer": updater.bytes, "activations": activations}
+    return {"params": weights, "grads": weights, "optimizer": state, "activations": activations}
 
 
 def choose_recompute(settings: Settings) -> Settings:
-    """Resolved settings with a policy of recomputation: the given one, else the first that fits into --memory.
+    """Resolved settings with a policy of recomputation: the given one, else the first that fits into the memory.
 
-    Without a limit, what is cheap is computed again where that saves much. Raises ConfigError where nothing fits.
+    That is --memory, which counts what the process has taken already, else what the machine has left. What is cheap is
+    computed again also where that saves much. Raises ConfigError where nothing fits.
     """
-    if settings.memory is None:
-        return settings if settings.recompute else replace(settings, recompute=_unasked(settings))
-    limit, taken = parse_size(settings.memory), resident_bytes() or 0
-    policies = [settings.recompute] if settings.recompute else POLICIES[POLICIES.index(_unasked(settings)) :]
+    total = functools.cache(functools.partial(_total, settings))
+    policies = [settings.recompute] if settings.recompute else POLICIES[POLICIES.index(_unasked(total)) :]
+    taken = resident_bytes() or 0 if settings.memory else 0
+    room = Room(parse_size(settings.memory), "--memory allows") if settings.memory else available_memory()
+    if room is None:
+        return replace(settings, recompute=policies[0])
     for policy in policies:
-        if taken + _total(settings, policy) <= limit:
+        if taken + total(policy) <= room.bytes:
             return replace(settings, recompute=policy)
-    needed = taken + _total(settings, policies[-1])
     raise ConfigError(
-        f"training needs {_mega(needed)} of memory, --memory allows {_mega(limit)}",
-        _remedy(settings, limit - taken, policies),
+        f"training needs {_mega(taken + total(policies[-1]))} of memory, {room.whose} {_mega(room.bytes)}",
+        _remedy(settings, room.bytes - taken, policies),
     )
 
 
-def _unasked(settings: Settings) -> str:
-    total = _total(settings, NONE)
-    if total < WORTHWHILE:  # a second plan could not save as much
+def _unasked(total: Callable[[str], int]) -> str:
+    if total(NONE) < WORTHWHILE:  # a second plan could not save as much
         return NONE
-    return CHEAP if total - _total(settings, CHEAP) >= WORTHWHILE else NONE
+    return CHEAP if total(NONE) - total(CHEAP) >= WORTHWHILE else NONE
 
 
 def _total(settings: Settings, policy: str) -> int:

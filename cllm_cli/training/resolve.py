@@ -8,7 +8,6 @@ is given.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -20,6 +19,8 @@ from cllm_cli.optim.base import Optimizer
 from cllm_cli.optim.schedule import SCHEDULES, Schedule
 from cllm_cli.text.batches import Sampler
 from cllm_cli.text.corpus import Corpus
+from cllm_cli.text.cuts import cuts_of
+from cllm_cli.training.machine import available_cores
 
 NANO = {"n_layer": 4, "n_head": 4, "n_embd": 128, "block_size": 64, "batch_size": 12}
 SMALL = {"n_layer": 4, "n_head": 6, "n_embd": 192, "block_size": 128, "batch_size": 16}
@@ -46,6 +47,10 @@ def resolve(given: Settings, corpus: Corpus) -> Settings:
     steps stays None where --minutes decides. Raises ConfigError for unknown names and for settings that do not fit
     together.
     """
+    if not given.pack and corpus.documents > 1 and corpus.tokenizer.end_of_text is None:
+        raise ConfigError(
+            "--no-pack needs an id that ends a document, and the tokenizer has none", "choose another --tokenizer"
+        )
     if sum(length is not None for length in (given.steps, given.epochs, given.minutes)) > 1:
         raise ConfigError("--steps, --epochs and --minutes exclude each other", "give one of them")
     optimizer: Optimizer = OPTIMIZERS.load(given.optimizer)
@@ -90,6 +95,13 @@ def schedule_of(settings: Settings) -> Schedule:
     return Schedule(settings.schedule, peak, least, settings.warmup or 0, total, settings.decay_fraction)
 
 
+def sampler_of(corpus: Corpus, settings: Settings) -> Sampler:
+    """The training windows of a corpus, from the first on."""
+    size = _whole(settings.block_size)
+    cuts = cuts_of(corpus.train, size, corpus.tokenizer.end_of_text, settings.pack)
+    return Sampler(corpus.train, size, settings.seed, cuts=cuts)
+
+
 def tokens_in_step(settings: Settings) -> int:
     """Tokens that one optimizer step trains on."""
     return _whole(settings.batch_size) * settings.grad_accum * _whole(settings.block_size)
@@ -97,7 +109,7 @@ def tokens_in_step(settings: Settings) -> int:
 
 def _with_length(settings: Settings, corpus: Corpus, steps: int) -> Settings:
     if settings.epochs is not None and settings.steps is None:
-        sampler = Sampler(corpus.train, _whole(settings.block_size), settings.seed)
+        sampler = sampler_of(corpus, settings)
         windows = sampler.windows_in(settings.epochs)
         steps = math.ceil(windows / (_whole(settings.batch_size) * settings.grad_accum))
     if settings.minutes is None:
@@ -122,11 +134,6 @@ def _with_intervals(settings: Settings, corpus: Corpus) -> Settings:
             "threads": available_cores(),
         },
     )
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def _filled(settings: Settings, values: Mapping[str, Any]) -> Settings:

@@ -22,7 +22,8 @@ import numpy.typing as npt
 import tomli_w
 from safetensors import SafetensorError, safe_open
 
-from cllm_cli.config import Settings, make_settings, read_toml, stated
+from cllm_cli.config import Settings, make_settings, stated
+from cllm_cli.config_file import read_toml
 from cllm_cli.errors import ConfigError, RunError
 from cllm_cli.model.arena import Arena
 from cllm_cli.model.build import Model, ModelConfig
@@ -32,7 +33,7 @@ from cllm_cli.text.stored_corpus import check_tokens, restored
 from cllm_cli.text.tokenizers import tokenizer_from_json
 from cllm_cli.text.tokenizers.base import TokenArray, Tokenizer
 from cllm_cli.training.durable import TEMPORARY, data_hash, mapped_tensor, remove_temporaries, tensor_chunks, write_file
-from cllm_cli.training.not_finite import is_finite
+from cllm_cli.training.not_finite import not_finite_among
 
 OWN = ("config.toml", "config.json", "model.safetensors", "tokenizer.json", "metrics.jsonl", "checkpoint", "data")
 LOCK = ".lock"
@@ -199,16 +200,16 @@ class RunFolder:
         check_tokens(tokens, tokenizer)
         return tokens
 
-    def load_model(self, dtype: Any = np.float32) -> Model:
-        """The run's best model."""
+    def load_model(self, dtype: Any = np.float32, finite: bool = True) -> Model:
+        """The run's best model. A weight that is not finite is an error, unless whoever asks looks for one."""
         model = Model(model_config(self.read_settings()), dtype)
-        self.read_weights(model.arena)
+        self.read_weights(model.arena, finite)
         return model
 
-    def read_weights(self, arena: Arena) -> None:
+    def read_weights(self, arena: Arena, finite: bool = True) -> None:
         """Fills an arena with the run's best weights."""
         with open_tensors(self.model) as tensors:
-            copy_tensors(tensors, arena.tensors(), self.model)
+            copy_tensors(tensors, arena.tensors(), self.model, finite)
 
 
 def default_folder(corpus: Sequence[str]) -> Path:
@@ -258,8 +259,11 @@ def open_tensors(path: Path) -> Any:
         raise RunError(f"cannot read {path}: {_reason(error)}", "restore the run folder, or train again") from error
 
 
-def copy_tensors(source: Any, targets: Mapping[str, npt.NDArray[Any]], path: Path) -> None:
-    """Copies every tensor that `targets` names from an open file, after all names and shapes were compared."""
+def copy_tensors(source: Any, targets: Mapping[str, npt.NDArray[Any]], path: Path, finite: bool = True) -> None:
+    """Copies every tensor that `targets` names from an open file, after all names and shapes were compared.
+
+    Raises RunError where something does not fit and, if `finite`, where a number is not.
+    """
     there = set(source.keys())
     for name, target in targets.items():
         if name not in there:
@@ -276,8 +280,9 @@ def copy_tensors(source: Any, targets: Mapping[str, npt.NDArray[Any]], path: Pat
             )
     for name, target in targets.items():
         target[...] = source.get_tensor(name)
-        if not is_finite(target):
-            raise RunError(f"{path}: {name} is not finite", "choose another run; nothing can be made of these weights")
+    lost = not_finite_among(targets) if finite else ""
+    if lost:
+        raise RunError(f"{path}: {lost} is not finite", "nothing can be made of these weights; choose another run")
 
 
 def _check_size(path: Path) -> None:

@@ -6,7 +6,7 @@ Text is read and everything is checked before anything is written.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,7 +14,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from cllm_cli.config import TEXT, Settings, flag_of, known_setting, make_settings, merge, setting_of, stated
+from cllm_cli.config import Settings, flag_of, known_setting, make_settings, merge, stated
 from cllm_cli.errors import ConfigError, RunError
 from cllm_cli.model.build import Model
 from cllm_cli.model.init import initialize
@@ -22,19 +22,19 @@ from cllm_cli.model.recompute import NONE
 from cllm_cli.optim import OPTIMIZERS
 from cllm_cli.optim.base import Optimizer, Updater
 from cllm_cli.printable import one_line
-from cllm_cli.text.batches import Sampler
 from cllm_cli.text.corpus import Corpus, check_long_enough
 from cllm_cli.text.reading import reading_of
 from cllm_cli.text.sources import STANDARD_INPUT
 from cllm_cli.text.store import single_store
-from cllm_cli.text.tokenized import load_corpus, store_settings
-from cllm_cli.text.tokenizers import TOKENIZERS
+from cllm_cli.text.tokenized import check_reading, load_corpus, store_settings
+from cllm_cli.text.tokenizers import TOKENIZERS, names_tokenizer
 from cllm_cli.text.tokenizers.base import Tokenizer, token_dtype
 from cllm_cli.text.tokenizers.char import CharTokenizer
 from cllm_cli.training import checkpoint
 from cllm_cli.training.checkpoint import FREE, Progress
+from cllm_cli.training.machine import available_cores
 from cllm_cli.training.memory import choose_recompute
-from cllm_cli.training.resolve import available_cores, resolve
+from cllm_cli.training.resolve import resolve, sampler_of
 from cllm_cli.training.run_folder import RunFolder, model_config
 from cllm_cli.training.step import Stepper
 from cllm_cli.training.training_text import origin_of
@@ -85,10 +85,11 @@ def start(
     folder.check_new(force)
     source = RunFolder(init_from) if init_from else None
     inherited = {**store_settings(sources), **(_sizes_of(source) if source else {})}
-    _check_store(sources, given)
+    check_reading(sources, given)
     wanted = make_settings(inherited, given)
     known = source.read_tokenizer() if source else None
-    if known and wanted.tokenizer != inherited["tokenizer"]:
+    other = known is not None and wanted.tokenizer != inherited["tokenizer"]
+    if known and other and not names_tokenizer(wanted.tokenizer, known.digest()):
         raise ConfigError(
             f"--init-from needs the tokenizer of that run, {one_line(inherited['tokenizer'])}", "leave --tokenizer out"
         )
@@ -121,7 +122,7 @@ def resume(
 ) -> Session:
     """The run in `out` from its last checkpoint. Raises RunError without one, ConfigError for other settings."""
     folder = RunFolder(out)
-    _check_store(sources, given)
+    check_reading(sources, given)
     stored = folder.read_settings()
     settings = resumed_settings(stored, given)
     tokenizer = folder.read_tokenizer()
@@ -227,7 +228,7 @@ def _build(folder: RunFolder, wanted: Settings, settings: Settings, corpus: Corp
     updater = Updater(
         OPTIMIZERS.load(settings.optimizer), model.arena, {name: getattr(settings, name) for name in UPDATER_SETTINGS}
     )
-    sampler = Sampler(corpus.train, model.config.block_size, settings.seed)
+    sampler = sampler_of(corpus, settings)
     assert settings.batch_size is not None
     stepper = Stepper(
         model, updater, sampler, settings.batch_size, settings.grad_accum, settings.grad_clip, settings.seed
@@ -255,17 +256,6 @@ def _copy_weights(source: RunFolder, model: Model) -> None:
     if replace(other.config, dropout=0.0) != replace(model.config, dropout=0.0):
         raise ConfigError(f"the model's sizes are not those of {source.path}", "with --init-from leave the sizes out")
     model.arena.values[:] = other.arena.values
-
-
-def _check_store(sources: Sequence[str | Path], given: Mapping[str, Any]) -> None:
-    """Raises ConfigError for settings of how text is read where it is in a token store."""
-    wanted = {known_setting(name) for name, value in given.items() if value is not None}
-    useless = [item.name for item in fields(Settings) if setting_of(item).group == TEXT and item.name in wanted]
-    if useless and single_store(sources):
-        raise ConfigError(
-            f"{flag_of(useless[0])} says how text is read, and a token store has no text",
-            "leave it out; cllm tokenize takes it",
-        )
 
 
 def _sizes_of(source: RunFolder) -> dict[str, Any]:

@@ -22,11 +22,12 @@ from cllm_cli.training.not_finite import first_not_finite, not_finite_among
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a step reports: mean loss in nats a token, learning rate, global gradient norm before clipping."""
+    """What a step reports: mean loss in nats a token, learning rate, global gradient norm before clipping, targets."""
 
     loss: float
     rate: float
     norm: float
+    tokens: int
 
 
 class Stepper:
@@ -92,7 +93,7 @@ class Stepper:
         if not self.updater.update(step + 1, rate, clip_scale(norm, self.clip)):
             first = not_finite_among({**self.model.arena.tensors(), **self.updater.tensors()})
             raise NotFiniteError(f"{first} is not finite after step {step + 1}", step + 1, spoiled=True)
-        return Outcome(loss, rate, norm)
+        return Outcome(loss, rate, norm, targets)
 
     def load(self, micro: int, arguments: dict[str, Any]) -> None:
         """Gives the program micro-batch number `micro` of the step, and `arguments` where its rows begin."""

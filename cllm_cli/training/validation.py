@@ -26,7 +26,8 @@ class Validation:
     def __init__(self, session: Session, stop: Callable[[], int]) -> None:
         self.session, self.stop = session, stop
         corpus = session.corpus
-        self.evaluator = Evaluator(session.model, corpus.val, corpus.tokenizer, session.stepper.batch)
+        batch, pack = session.stepper.batch, session.settings.pack
+        self.evaluator = Evaluator(session.model, corpus.val, corpus.tokenizer, batch, pack)
 
     def evaluate(self, progress: Progress) -> Generator[Record, None, Outcome]:
         """Scores the text, or as much of it as the settings say, and keeps the weights if they are the best so far."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 from safetensors.numpy import load_file
-from tokenizer_files import byte_level, write_gpt2
+from tokenizer_files import byte_level, spec_of, write_gpt2
 
 KEYS = {
     "text": {"documents", "bytes", "tokens", "bytes_per_token", "vocab_size", "used_ids", "skipped", "problems"},
@@ -87,6 +88,27 @@ def test_a_run_that_was_stopped_and_one_that_is_damaged(cllm, text, tiny, run):
     (run / "model.safetensors").unlink()
     row = cllm("inspect", run, "--json").assert_done().events[0]
     assert (row["params"], row["layers"]) == (0, [])
+
+
+@pytest.mark.parametrize("kind", ["bpe", "huggingface", "sentencepiece"])
+def test_a_run_is_shown_without_the_library_of_its_tokenizer(cllm, text, tiny, monkeypatch, tmp_path, kind):
+    cllm("train", text, "-o", "run", "--tokenizer", spec_of(kind, tmp_path), *tiny).assert_done()
+    whole = cllm("inspect", "run", "--json").assert_done().events[0]
+    assert "note" not in whole["tokenizer"]
+    extra = "sentencepiece" if kind == "sentencepiece" else "tokenizers"
+    monkeypatch.setitem(sys.modules, extra, None)
+    row = cllm("inspect", "run", "--json").assert_done().events[0]
+    note = row["tokenizer"].pop("note")
+    assert f"needs the package {extra}" in note
+    assert f"pip install 'cllm[{extra}]'" in note
+    del whole["tokenizer"]["sha256"]
+    assert row == whole
+    assert f"needs the package {extra}" in cllm("inspect", "run").assert_done().out
+    for size in ("many", -1, 10**400) if kind != "bpe" else ():  # whose file is checked before its library is needed
+        facts = json.loads(Path("run/tokenizer.json").read_text("utf-8")) | {"vocab_size": size}
+        Path("run/tokenizer.json").write_text(json.dumps(facts), "utf-8")
+        assert cllm("inspect", "run", "--json").assert_done().events[0]["tokenizer"]["vocab_size"] is None
+        cllm("inspect", "run").assert_done()
 
 
 def test_a_store_whose_checksum_is_wrong(cllm, things):

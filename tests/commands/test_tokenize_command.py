@@ -201,9 +201,8 @@ def test_a_damaged_store_is_refused_before_anything_is_written(cllm, text, run, 
     assert contents(Path()) == before
 
 
-def test_a_store_is_no_text_for_other_commands(cllm, text, run):
+def test_a_store_among_texts_is_no_text(cllm, text):
     cllm("tokenize", text, "-o", "a.tok").assert_done()
-    cllm("eval", run, "a.tok").assert_error(1, "a.tok is a token store, no text")
     cllm("train", text, "a.tok", "-o", "out").assert_error(1, "a.tok is a token store, no text")
     cllm("train", text, "--val", "a.tok", "-o", "out").assert_error(1, "a.tok is a token store, no text")
 

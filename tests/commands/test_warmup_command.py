@@ -25,3 +25,21 @@ def test_without_a_folder_for_kernels_there_is_nothing_to_do(run_apart, tmp_path
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("CLLM_CACHE_DIR", str(tmp_path / "file"))
     run_apart("warmup").assert_error(1, "no folder to keep compiled kernels in", "CLLM_CACHE_DIR")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message", "hint"),
+    [
+        (["--level", "x86-64-v3"], "--level and --out belong together", "for example"),
+        (["--out", "new"], "--level and --out belong together", "for example"),
+        (["--level", "v3", "--out", "new"], "unknown --level 'v3'", "x86-64-v3"),
+        (["--level", "x86-64-v3", "--out", "."], "cannot make", "choose another"),
+        (["--level", "x86-64-v3", "--out", "not/there"], "cannot make", "choose another"),
+    ],
+)
+def test_a_level_goes_into_a_new_folder(cllm, arguments, message, hint):
+    cllm("warmup", *arguments).assert_error(1, message, hint)
+
+
+def test_a_cpu_that_is_none_is_named(run_apart):
+    run_apart("warmup", "--cpu", "pentium").assert_error(1, "unknown CPU level 'pentium'", "x86-64-v3")

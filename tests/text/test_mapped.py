@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cllm_cli.text.batches import MAPPED, Sampler, Windows
+from cllm_cli.text.batches import HELD, Sampler, Windows
 from cllm_cli.text.mapped import REACH, let_go, mapped, pieces_of
 
 SIZE = 16 * REACH
@@ -87,9 +87,9 @@ def test_windows_leave_little_of_a_mapped_text_in_memory(file):
 def test_windows_for_training_are_let_go_after_some_batches(file):
     array = mapped(file, np.dtype(np.uint8), SIZE)
     sampler = Sampler(array, 8, seed=1)
-    x, y = (np.empty((12, 8), np.int32) for _ in range(2))
+    x, y = (np.empty((4, 8), np.int32) for _ in range(2))
     left = []
-    while sampler.position < 10 * MAPPED:
+    while sampler.position < 10 * HELD:
         sampler.next_batch(x, y)
         left.append(resident(array))
     assert left.count(0) == 10

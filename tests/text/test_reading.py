@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import threading
 
 import pytest
 from text_files import BOM, compressed, json_lines, parquet, refused, table, words, write
@@ -19,6 +21,7 @@ from cllm_cli.text.tokenizers.byte import ByteTokenizer
 TEXT = words(1, 400) + '\n"quoted", and more,\tof it\n'
 KINDS = ["gzip", "bzip2", "xz", "zstd"]
 LONG = "x" * 5000
+TEXTS = [words(number, 30) for number in range(20)]
 
 
 def facts(corpus):
@@ -73,6 +76,25 @@ def test_several_documents_are_the_same_corpus_as_files_and_as_rows(tmp_path, sp
         assert facts(read_corpus([tmp_path / name], spec, 0.2)) == expected, name
     split = reading_of(Settings(split_on=r"<|end|>\n"))
     assert facts(read_corpus([tmp_path / "parts.txt"], spec, 0.2, reading=split)) == expected
+
+
+def test_parquet_in_a_pipe_is_known_by_its_ends(tmp_path, monkeypatch):
+    data = parquet(tmp_path, {"text": TEXTS, "more": TEXTS})
+    expected = facts(read_corpus([tmp_path / "rows.parquet"], "byte", 0.2))
+    texts = {"cut": data[:-1], "text": b"PAR1 is how a text may begin, too"}
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    for wrap in (lambda data: data, lambda data: compressed(data, "gzip")):
+        assert facts(read_corpus(["-"], "byte", 0.2, stdin=io.BytesIO(wrap(data)))) == expected
+        writer = threading.Thread(target=fifo.write_bytes, args=[wrap(data)])
+        writer.start()
+        assert facts(read_corpus([fifo], "byte", 0.2)) == expected
+        writer.join()
+        for text in texts.values():
+            corpus = read_corpus(["-"], "byte", 0.2, stdin=io.BytesIO(wrap(text)))
+            assert corpus.train.tobytes() + corpus.val.tobytes() == text
+    as_text = read_corpus(["-"], "byte", 0.2, stdin=io.BytesIO(data), reading=Reading(format="text"))
+    assert as_text.documents == 1
 
 
 def test_parts_of_a_text_without_bytes_are_counted(tmp_path):

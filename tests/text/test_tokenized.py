@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 from store_files import load, stored
 from text_files import many, refused, words, write
+from tokenizer_files import byte_level, write_gpt2
 
 from cllm_cli.errors import ConfigError
 from cllm_cli.text.corpus import read_corpus
 from cllm_cli.text.store import DOCUMENT, Store, store_chunks
-from cllm_cli.text.tokenized import corpus_chunks, load_corpus, store_settings
+from cllm_cli.text.tokenized import check_reading, corpus_chunks, load_corpus, store_facts, store_settings
 from cllm_cli.text.tokenizers.byte import ByteTokenizer
+from cllm_cli.text.tokenizers.char import CharTokenizer
 
 
 def assert_same(found, expected):
@@ -94,6 +96,62 @@ def test_settings_follow_the_store(tmp_path):
     load_corpus([tmp_path / "b.tok"], "byte", 0.7)
 
 
+HOW = {"errors": "strict", "format": "text", "field": "body", "split_on": r"\n\n", "include": ["*.txt", "en/*"]}
+
+
+def test_how_text_was_read_follows_the_store(tmp_path):
+    text = write(tmp_path, a_txt=words(3, 60)) / "a.txt"
+    source = [tmp_path / "a.tok"]
+    stored(*source, [text], how=HOW)
+    there = {**HOW, "include": ("*.txt", "en/*")}
+    assert store_settings(source) == {"tokenizer": "byte", "val_fraction": 0.25, **there}
+    assert store_facts(Store(*source))["reading"] == there
+    check_reading(source, {**HOW, "n_layer": 3, "encoding": None})
+    check_reading([text], {"field": "other"})
+    for name, value in (("field", "text"), ("encoding", "latin-1"), ("include", ["*.txt"]), ("text_column", "x")):
+        with pytest.raises(ConfigError, match="a token store has no text"):
+            check_reading(source, {name: value})
+
+
+def test_a_store_of_an_earlier_version_does_not_say_how_its_text_was_read(small):
+    forged(small, lambda facts: facts.pop("reading"))
+    assert store_settings([small]) == {"tokenizer": "byte", "val_fraction": 0.25}
+    check_reading([small], {"field": "text", "errors": "strict", "format": "auto"})
+    assert load(small).documents == 5
+
+
+def test_the_path_of_a_tokenizer_is_as_good_as_its_hash(tmp_path):
+    text = write(tmp_path, a_txt=words(3, 60)) / "a.txt"
+    paths = [tmp_path / f"{name}.json" for name in ("same", "other", "none")]
+    for path, characters in zip(paths, (sorted(set(words(3, 60))), "xy"), strict=False):
+        path.write_text(json.dumps(CharTokenizer("".join(characters)).to_json()))
+    same, other, none = map(str, paths)
+    expected = stored(tmp_path / "a.tok", [text], "char")
+    assert_same(load(tmp_path / "a.tok", same), expected)
+    for spec, fragment in ((other, "made with --tokenizer char, not"), (none, "cannot read"), ("bite", "unknown")):
+        with pytest.raises(ConfigError, match=fragment):
+            load(tmp_path / "a.tok", spec)
+
+
+@pytest.mark.parametrize("kind", ["huggingface", "bpe", "sentencepiece"])
+def test_a_tokenizer_of_another_program_is_known_again(tmp_path, specs, kind):
+    spec = specs(kind) if kind != "bpe" else str(write_gpt2(tmp_path / "gpt2", byte_level()))
+    for count in (1, 4):  # with an end of text, and without
+        many(tmp_path / f"{count}", count)
+        expected = stored(tmp_path / "a.tok", [tmp_path / f"{count}"], spec)
+        assert store_settings([tmp_path / "a.tok"])["tokenizer"] == kind
+        assert_same(load(tmp_path / "a.tok", spec), expected)
+        assert_same(load(tmp_path / "a.tok", kind), expected)
+        with pytest.raises(ConfigError, match=f"made with --tokenizer {kind}, not byte"):
+            load(tmp_path / "a.tok", "byte")
+
+
+def test_a_tokenizer_that_was_named_with_its_kind_is_noted_by_its_kind(tmp_path, specs):
+    text = write(tmp_path, a_txt=words(3, 60)) / "a.txt"
+    expected = stored(tmp_path / "a.tok", [text], f"huggingface:{specs('huggingface')}")
+    assert_same(load(tmp_path / "a.tok", "huggingface"), expected)
+
+
 def test_other_settings_than_the_stores_are_refused(tmp_path):
     text = write(tmp_path, a_txt=words(3, 60)) / "a.txt"
     stored(tmp_path / "a.tok", [text], "byte", 0.2)
@@ -137,6 +195,13 @@ def put(*keys, value):
     return change
 
 
+def nested(depth):
+    value = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
 FACTS = {
     "corpus": (put("corpus", value=[]), "'corpus' is missing or of the wrong type"),
     "no tokenizer": (lambda facts: facts.pop("tokenizer"), "'tokenizer' is missing"),
@@ -155,6 +220,17 @@ FACTS = {
     "documents truth": (put("corpus", "documents", value=True), "'documents' is missing or of the wrong type"),
     "fingerprint": (put("corpus", "fingerprint", value="0" * 64), "fingerprint is not that of its documents"),
     "bytes": (put("corpus", "train_bytes", value=1), "stand for another number of bytes"),
+    "reading": (put("reading", value=[]), "how its text was read"),
+    "reading of no text": (put("reading", "n_layer", value=3), "how its text was read"),
+    "reading by another name": (put("reading", "text-column", value="a"), "how its text was read"),
+    "reading of another type": (put("reading", "field", value=3), "setting 'field' must be a string"),
+    "reading of no list": (put("reading", "include", value="*"), "setting 'include' must be"),
+    "encoding": (put("reading", "encoding", value="bite\x1b"), "unknown encoding"),
+    "format": (put("reading", "format", value="\x1b[2J"), r"unknown format '\x1b"),
+    "separator": (put("reading", "split_on", value="\\q"), "escape that is unknown"),
+    "half a character": (put("reading", "field", value="\ud800"), "--field must be UTF-8"),
+    "long": (put("reading", "field", value="x" * (1 << 18)), "how its text was read takes more"),
+    "nested": (put("reading", "field", value=nested(900)), "setting 'field' must be a string"),
     "rule": (put("corpus", "split_rule", value=2), "split by another rule"),
 }
 

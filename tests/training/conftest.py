@@ -34,7 +34,7 @@ def text(tmp_path):
 def run(text, tmp_path):
     """A function that trains a tiny model on `text`: run("name", steps=3, …) gives the generator of records."""
 
-    def start(name="out", *sources, resume=False, force=False, init_from=None, stop=lambda: 0, **settings):
+    def start(name="out", *sources, resume=False, force=False, init_from=None, stop=lambda: 0, stdin=None, **settings):
         return train(
             sources or [text],
             tmp_path / name,
@@ -42,6 +42,7 @@ def run(text, tmp_path):
             force=force,
             init_from=init_from,
             stop=stop,
+            stdin=stdin,
             **({} if resume else TINY) | settings,
         )
 

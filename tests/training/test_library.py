@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from cllm_cli.config import make_settings, read_toml
+from cllm_cli.config import make_settings
+from cllm_cli.config_file import read_toml
 from cllm_cli.errors import Interrupted, RunError
 from cllm_cli.training import loop
 

@@ -13,6 +13,7 @@ from cllm_cli.config import make_settings
 from cllm_cli.errors import ConfigError
 from cllm_cli.model.recompute import POLICIES
 from cllm_cli.training import memory
+from cllm_cli.training.machine import Room
 from cllm_cli.training.memory import choose_recompute, parse_size, planned_bytes
 from cllm_cli.training.resident import peak_bytes, resident_bytes
 from cllm_cli.training.session import rehearsal
@@ -155,3 +156,25 @@ def test_this_process_is_measured():
         block.write(bytes(size))
         assert resident_bytes() - before > 0.9 * size
     assert peak_bytes() > 0.95 * resident_bytes()  # the system counts in batches
+
+
+def test_what_the_machine_has_left_decides_too(settings, monkeypatch):
+    totals = {policy: total(settings, policy) for policy in POLICIES}
+    for bytes_, policy in [(totals["none"], "none"), (totals["none"] - 1, "cheap"), (totals["block"], "block")]:
+        monkeypatch.setattr(memory, "available_memory", lambda bytes_=bytes_: Room(bytes_, "this machine has"))
+        assert choose_recompute(settings).recompute == policy
+    monkeypatch.setattr(memory, "available_memory", lambda: Room(totals["block"] - 1, "this machine has"))
+    with pytest.raises(ConfigError, match=r"training needs \d+ MB of memory, this machine has \d+ MB") as raised:
+        choose_recompute(settings)
+    assert raised.value.hint == "--batch-size 4 --grad-accum 2 fits"
+    monkeypatch.setattr(memory, "available_memory", lambda: None)
+    assert choose_recompute(settings).recompute == "none"
+
+
+def test_a_plan_of_any_size_takes_no_memory(settings):
+    """Terabytes are said to be too much, not tried."""
+    huge = dataclasses.replace(settings, n_embd=2**20, n_hidden=2**22, n_head=2**10)
+    before = resident_bytes()
+    with pytest.raises(ConfigError, match=r"training needs [\d,]{10,} MB of memory, .* [\d,]+ MB"):
+        choose_recompute(huge)
+    assert resident_bytes() - before < 50 * 10**6

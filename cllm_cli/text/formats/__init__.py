@@ -53,10 +53,15 @@ def format_by_name(path: str) -> str:
     return SUFFIXES.get(name.suffix, "text")
 
 
+def may_be_parquet(wanted: str, path: str, head: bytes) -> bool:
+    """Whether the end of a file with these first bytes has to be looked at before its format is known."""
+    return wanted == AUTO and format_by_name(path) == "text" and head.startswith(PARQUET_MARK)
+
+
 def find_format(wanted: str, path: str, head: bytes, file: BinaryIO | None) -> Format:
     """The format of a file with these first bytes; `file`, where there is one, is left where it stands."""
     name = format_by_name(path) if wanted == AUTO else wanted
-    if wanted == AUTO and name == "text" and file is not None and head.startswith(PARQUET_MARK):
+    if file is not None and may_be_parquet(wanted, path, head):
         before = file.tell()
         file.seek(-len(PARQUET_MARK), 2)
         name = "parquet" if file.read() == PARQUET_MARK else name

@@ -62,6 +62,13 @@ def builder_of(spec: str) -> Builder:
     return tokenizer.builder(argument)
 
 
+def names_tokenizer(spec: str, digest: str) -> bool:
+    """Whether `spec` stands, without a text, for the tokenizer of that hash. Raises ConfigError for what names none."""
+    builder = builder_of(spec)
+    known = builder.final and not builder.surveys
+    return known and any(builder.finish(end_of_text)[0].digest() == digest for end_of_text in (False, True))
+
+
 def _is_path(spec: str) -> bool:
     """Whether `spec` is there, or can be nothing but the name of a file."""
     return "\0" not in spec and (

@@ -1,0 +1,50 @@
+"""The text of a token store for a model to score: all of it, in the order of its documents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from cllm_cli.text.passages import GROUP, Passage
+from cllm_cli.text.tokenized import opened_for
+from cllm_cli.text.tokenizers.base import TokenArray, Tokenizer
+
+
+def tokens_in(path: Path, tokenizer: Tokenizer) -> TokenArray:
+    """What `tokens_of` gives for the text that the store at `path` was made of; after it comes what was named by --val.
+
+    Memory: none, the tokens are mapped; the tokens once where validation documents lay between others. Raises
+    ConfigError where the ids are another tokenizer's, CorpusError for a damaged store.
+    """
+    store, _ = opened_for(path, tokenizer)
+    tokens, rows = store.tokens, store.documents
+    if (rows["first"][1:] < rows["first"][:-1]).any():
+        tokens = np.concatenate([tokens[first : first + count] for first, count in _places(rows)])
+    return tokens
+
+
+def documents_in(path: Path, tokenizer: Tokenizer) -> Iterator[list[Passage]]:
+    """The documents of the store at `path`, in groups as `passages.documents_of` gives them, numbered from 1.
+
+    Raises as `tokens_in`, before the first group.
+    """
+    store, _ = opened_for(path, tokenizer)
+    tokens, end = store.tokens, tokenizer.end_of_text
+    group: list[Passage] = []
+    size = 0
+    for number, (first, count) in enumerate(_places(store.documents), start=1):
+        document = tokens[first : first + count]
+        if end is not None and count and document[-1] == end:
+            document = document[:-1]
+        group.append(Passage(number, str(path), document))
+        size += 1 + count
+        if size >= GROUP:
+            yield group
+            group, size = [], 0
+    yield group
+
+
+def _places(rows: np.ndarray) -> Iterator[tuple[int, int]]:
+    return zip(rows["first"].tolist(), rows["tokens"].tolist(), strict=True)
