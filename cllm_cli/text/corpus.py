@@ -1,7 +1,8 @@
 """From text to tokens: read files, folders or standard input, learn the tokenizer, split off validation.
 
 Everything is read in chunks: once, or twice where the tokenizer must see all of it before there are ids; standard input
-then waits in a file without a name. Memory: the tokens, one block of 32 MiB more, and a few MiB for the chunk in hand.
+then waits in a file without a name. Memory: up to pile.IN_MEMORY of tokens for each side and for both, beyond which
+they are mapped, a few MiB for the chunk in hand, and some 120 bytes for each document.
 """
 
 from __future__ import annotations

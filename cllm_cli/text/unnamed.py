@@ -38,6 +38,7 @@ class UnnamedFile:
     def rewind(self) -> BinaryIO:
         """The whole file, from its beginning on."""
         with self._system_errors():
+            self._file.flush()  # a mapping sees what the file has, not its buffer
             self._file.seek(0)
         file: BinaryIO = self._file
         return file

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 
 from cllm_cli.errors import RunError
 from cllm_cli.training import durable
-from cllm_cli.training.durable import remove_temporaries, tensor_chunks, write_file, write_folder
+from cllm_cli.training.durable import mapped_tensor, remove_temporaries, tensor_chunks, write_file, write_folder
 
 
 @pytest.fixture
@@ -154,3 +154,16 @@ def test_what_appears_in_the_place_of_a_temporary_is_not_written_to(tmp_path):
     with pytest.raises(FileExistsError):
         durable._write(tmp_path / "link", [b"new"])
     assert (tmp_path / "precious").read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("name", ["uint8", "uint16", "uint32", "float32"])
+def test_a_tensor_is_mapped_where_it_lies(tmp_path, name):
+    tensors = {part: np.arange(1, size, dtype=name) for part, size in (("a", 8), ("b", 100), ("c", 1))}
+    write_file(tmp_path / "t", tensor_chunks(tensors, {}, hashed=True))
+    for part, tensor in tensors.items():
+        found = mapped_tensor(tmp_path / "t", part)
+        assert found.dtype == tensor.dtype
+        assert found.tolist() == load_file(tmp_path / "t")[part].tolist() == tensor.tolist()
+        assert found.size == 0 or not found.flags.writeable
+    with pytest.raises(KeyError):
+        mapped_tensor(tmp_path / "t", "d")
