@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -32,11 +33,22 @@ from cllm_cli.text.corpus import Corpus
 from cllm_cli.text.stored_corpus import check_tokens, restored
 from cllm_cli.text.tokenizers import tokenizer_from_json
 from cllm_cli.text.tokenizers.base import TokenArray, Tokenizer
-from cllm_cli.training.durable import TEMPORARY, data_hash, mapped_tensor, remove_temporaries, tensor_chunks, write_file
+from cllm_cli.training.durable import (
+    TEMPORARY,
+    data_hash,
+    entries_hash,
+    make_folder,
+    mapped_tensor,
+    remove_temporaries,
+    sync_folder,
+    tensor_chunks,
+    write_file,
+)
 from cllm_cli.training.not_finite import not_finite_among
 
 OWN = ("config.toml", "config.json", "model.safetensors", "tokenizer.json", "metrics.jsonl", "checkpoint", "data")
 LOCK = ".lock"
+HASHED = b"# sha256 of what follows: "
 TRAINED_TYPE = "F32"  # as safetensors writes it
 LARGEST_TEXT = 256 << 20  # bytes of a configuration or tokenizer that anyone could mean
 
@@ -91,9 +103,10 @@ class RunFolder:
         """Makes the folder and holds it until `unlock` or the process's end. Raises RunError where another holds it."""
         try:
             self._made = not self.path.is_dir()
-            self.path.mkdir(parents=True, exist_ok=True)
+            make_folder(self.path)
             self._lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            sync_folder(self.path)  # without its lock a start that failed is not known for one
         except BlockingIOError as error:
             self.unlock()
             raise RunError(
@@ -129,6 +142,8 @@ class RunFolder:
         """Removes the run that is here, and nothing that is not of a run; last config.toml, that says it is one."""
         for name in reversed(OWN):
             item = self.path / name
+            if item == self.config and item.exists():
+                sync_folder(self.path)
             if item.is_dir():
                 shutil.rmtree(item)
             else:
@@ -143,14 +158,22 @@ class RunFolder:
             self.checkpoints.mkdir(exist_ok=True)
             self.data.mkdir(exist_ok=True)
         write_file(self.data / "tokens.safetensors", tensor_chunks(corpus.stored_tokens(), {}, hashed=True))
-        write_file(self.data / "corpus.json", [json.dumps({**corpus.facts(), **(origin or {})}, indent=1).encode()])
-        write_file(self.tokenizer, [json.dumps(corpus.tokenizer.to_json()).encode()])
-        facts = transformers_config(model.config, corpus.tokenizer.end_of_text)
-        write_file(self.path / "config.json", [json.dumps(facts, indent=1).encode()])
+        facts = {**corpus.facts(), **(origin or {})}
+        write_file(self.data / "corpus.json", [json.dumps({**facts, "sha256": entries_hash(facts)}, indent=1).encode()])
+        tokenizer = {**corpus.tokenizer.to_json(), "sha256": corpus.tokenizer.digest()}
+        write_file(self.tokenizer, [json.dumps(tokenizer).encode()])
+        self.write_sizes(model, corpus.tokenizer)
         self.write_settings(settings)
 
+    def write_sizes(self, model: Model, tokenizer: Tokenizer) -> None:
+        """Writes config.json, which nothing here reads."""
+        facts = transformers_config(model.config, tokenizer.end_of_text)
+        write_file(self.path / "config.json", [json.dumps(facts, indent=1).encode()])
+
     def write_settings(self, settings: Settings) -> None:
-        write_file(self.config, [tomli_w.dumps(stated(settings)).encode()])
+        """Writes config.toml. Its first line is the hash of the rest, so that a file cut short is seen as well."""
+        text = tomli_w.dumps(stated(settings)).encode()
+        write_file(self.config, [HASHED + hashlib.sha256(text).hexdigest().encode() + b"\n", text])
 
     def write_model(self, arena: Arena, step: int, val_loss: float | None) -> None:
         """Writes the weights as transformers names them."""
@@ -162,10 +185,21 @@ class RunFolder:
         if not self.path.is_dir() or not self.config.is_file():
             raise RunError(f"there is no run in {self.path}", "give the folder that cllm train has made")
         _check_size(self.config)
+        self._check_settings()
         try:
             return make_settings(read_toml(self.config))
         except ConfigError as error:
             raise RunError(f"{self.config} is damaged: {error.message}", error.hint) from error
+
+    def _check_settings(self) -> None:
+        with _as_run_error(self.config):
+            first, _, rest = self.config.read_bytes().partition(b"\n")
+        if first.startswith(HASHED) and first[len(HASHED) :] != hashlib.sha256(rest).hexdigest().encode():
+            raise RunError(
+                f"{self.config} is not as it was written",
+                "restore it, and change a run with the flags of --resume; what was edited on purpose is read without"
+                " the first line",
+            )
 
     def read_tokenizer(self) -> Tokenizer:
         """The run's tokenizer. Its ids fit into the model, which would read beyond its weights otherwise."""
@@ -188,7 +222,8 @@ class RunFolder:
     def read_facts(self) -> dict[str, Any]:
         """What is known of the run's corpus: fingerprint, from_stdin, the rest of Corpus.facts(), and its origin."""
         facts = read_json(self.data / "corpus.json")
-        if not isinstance(facts.get("fingerprint"), str) or not isinstance(facts.get("from_stdin"), bool):
+        whole = facts.get("sha256") in (None, entries_hash(facts))
+        if not whole or not isinstance(facts.get("fingerprint"), str) or not isinstance(facts.get("from_stdin"), bool):
             raise RunError(f"{self.data / 'corpus.json'} is damaged", "restore the run folder, or train again")
         return facts
 

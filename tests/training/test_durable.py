@@ -55,6 +55,13 @@ def test_a_folder_appears_when_all_of_it_is_on_the_disk(tmp_path, journal):
     assert manifest["parts"]["b"] == {"bytes": 2, "sha256": hashlib.sha256(b"22").hexdigest()}
 
 
+def test_folders_that_are_made_are_in_those_that_were_there(tmp_path, journal):
+    durable.make_folder(tmp_path / "runs" / "first")
+    assert journal == [("fsync", tmp_path.name), ("fsync", "runs")]
+    durable.make_folder(tmp_path / "runs" / "first")
+    assert len(journal) == 2
+
+
 def test_a_folder_that_is_there_is_replaced(tmp_path):
     for content in (b"old", b"new"):
         write_folder(tmp_path / "step-1", {"a": [content]}, {})
