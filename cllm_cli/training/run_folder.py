@@ -135,7 +135,8 @@ class RunFolder:
     def unlock(self) -> None:
         """Gives the folder back."""
         if self._lock is not None:
-            os.close(self._lock)
+            with contextlib.suppress(OSError):  # the handle is closed all the same, whatever the disk says
+                os.close(self._lock)
             self._lock = None
 
     def clear(self) -> None:

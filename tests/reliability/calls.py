@@ -39,10 +39,10 @@ def watching(root: Path, before: Hook) -> Iterator[None]:
 
     def below(path: Any, dir_fd: int | None = None) -> Path | None:
         if isinstance(path, int):
-            path = os.readlink(f"/proc/self/fd/{path}").removesuffix(" (deleted)")
+            path = Path(f"/proc/self/fd/{path}").readlink()
         elif dir_fd is not None:
-            path = Path(os.readlink(f"/proc/self/fd/{dir_fd}")) / path
-        path = Path(os.path.abspath(path))
+            path = Path(f"/proc/self/fd/{dir_fd}").readlink() / path
+        path = Path(path).absolute()
         return path if path.is_relative_to(root) else None
 
     class Raw(io.FileIO):

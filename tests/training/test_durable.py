@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -114,6 +115,17 @@ def test_a_large_tensor_is_written_a_piece_at_a_time():
     tensor = np.zeros(3 * durable.PIECE // 4, np.float32)
     sizes = [len(chunk) for chunk in tensor_chunks({"large": tensor}, {})][1:]
     assert sizes == [durable.PIECE] * 3
+
+
+def test_a_save_takes_little_memory_however_large_it_is(tmp_path):
+    """Nothing is copied as a whole."""
+    tensors = {name: np.ones((8 << 20,), np.float32) for name in "ab"}
+    tracemalloc.start()
+    write_folder(tmp_path / "step-1", {"state": tensor_chunks(tensors, {})}, {})
+    write_file(tmp_path / "model", tensor_chunks(tensors, {}, hashed=True))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 20
 
 
 def test_temporaries_of_the_dead_are_removed_and_nothing_else(tmp_path):

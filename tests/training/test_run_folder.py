@@ -42,6 +42,10 @@ def edited(path, **changes):
     path.write_text(json.dumps({key: value for key, value in facts.items() if value is not None}), "utf-8")
 
 
+def names(path):
+    return sorted(item.name for item in path.iterdir())
+
+
 def by_hand(config):
     """What config.toml says, without the line that tells whether somebody has edited it."""
     return config.read_text("utf-8").split("\n", 1)[1]
@@ -110,16 +114,16 @@ def test_a_folder_that_cannot_be_listed_is_named(folder, monkeypatch):
 
 def test_what_says_that_there_is_a_run_goes_when_the_rest_is_gone_for_good(folder, monkeypatch):
     """A power cut between the two must not leave a folder that is no run and not empty either."""
-    monkeypatch.setattr(run_folder, "sync_folder", lambda path: left.append(sorted(os.listdir(path))))
+    monkeypatch.setattr(run_folder, "sync_folder", lambda path: left.append(names(path)))
     left = []
     folder.clear()
     assert left == [[LOCK, "config.toml"]]
-    assert os.listdir(folder.path) == [LOCK]
+    assert names(folder.path) == [LOCK]
 
 
 def test_a_lock_is_on_the_disk_before_anything_else(tmp_path, monkeypatch):
     """What a start that failed leaves is known by it."""
-    monkeypatch.setattr(run_folder, "sync_folder", lambda path: left.append(sorted(os.listdir(path))))
+    monkeypatch.setattr(run_folder, "sync_folder", lambda path: left.append(names(path)))
     left = []
     folder = RunFolder(tmp_path / "run")
     folder.lock()
@@ -202,7 +206,7 @@ def test_settings_that_were_changed_or_cut_are_seen(folder):
     whole = folder.config.read_text("utf-8")
     for text in (whole.replace("log_every = 1", "log_every = 3"), whole[:-20]):
         folder.config.write_text(text, "utf-8")
-        with pytest.raises(RunError, match="config.toml is not as it was written"):
+        with pytest.raises(RunError, match=r"config\.toml is not as it was written"):
             folder.read_settings()
 
 
@@ -220,7 +224,7 @@ def test_a_token_and_a_fact_that_were_changed_are_seen(folder):
     folder.tokenizer.write_text(json.dumps(facts), "utf-8")
     assert folder.read_tokenizer().vocab_size == 256
     edited(folder.data / "corpus.json", train_bytes=1)
-    with pytest.raises(RunError, match="corpus.json is damaged"):
+    with pytest.raises(RunError, match=r"corpus\.json is damaged"):
         folder.read_facts()
     edited(folder.data / "corpus.json", sha256=None)
     assert folder.read_facts()["train_bytes"] == 1
