@@ -377,6 +377,10 @@ def test_another_text_and_other_settings_are_refused(folder):
     assert progress.step == 2
 
 
+def test_a_run_begins_at_nothing():
+    assert set(vars(checkpoint.Progress()).values()) == {0, None, ()}
+
+
 def test_without_checkpoints_there_is_no_progress(folder):
     tensors, settings = tensors_of(folder), folder.read_settings()
     shutil.rmtree(folder.checkpoints)
