@@ -377,6 +377,13 @@ def test_another_text_and_other_settings_are_refused(folder):
     assert progress.step == 2
 
 
+def test_as_many_checkpoints_are_kept_as_the_settings_say(folder):
+    settings = folder.read_settings()
+    assert settings.keep == 2
+    checkpoint.save(folder, checkpoint.Progress(step=3), {}, settings, "")
+    assert names(folder.checkpoints) == ["step-00000002", "step-00000003"]
+
+
 def test_a_run_begins_at_nothing():
     assert set(vars(checkpoint.Progress()).values()) == {0, None, ()}
 
