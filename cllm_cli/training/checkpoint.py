@@ -25,7 +25,7 @@ import numpy.typing as npt
 from cllm_cli.config import Settings, stated
 from cllm_cli.errors import RunError
 from cllm_cli.model.build import ModelConfig
-from cllm_cli.training.durable import file_hash, manifest_hash, tensor_chunks, write_folder
+from cllm_cli.training.durable import entries_hash, file_hash, tensor_chunks, write_folder
 from cllm_cli.training.run_folder import RunFolder, read_json
 from cllm_cli.training.tensor_files import check_model, copy_tensors, open_tensors
 
@@ -176,7 +176,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
             raise RunError(
                 f"{path} is of format {manifest['format']}; this version reads {' and '.join(map(str, READ))}"
             )
-        if manifest["sha256"] != manifest_hash(manifest):
+        if manifest["sha256"] != entries_hash(manifest):
             raise RunError(f"{path} is damaged: its manifest is not as it was written")
         if state.stat().st_size != part["bytes"] or file_hash(state) != part["sha256"]:
             raise RunError(f"{path} is damaged: its state is not as it was written")

@@ -46,7 +46,7 @@ def write_file(path: Path, chunks: Iterable[Any], hint: str = "") -> dict[str, A
         temporary.unlink(missing_ok=True)
         facts = _write(temporary, chunks)
         temporary.replace(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         raise _failed(path, error, hint) from error
     finally:  # an interruption must not leave gigabytes behind either
@@ -66,16 +66,33 @@ def write_folder(path: Path, files: Mapping[str, Iterable[Any]], manifest: Mappi
         temporary.mkdir()
         parts = {name: _write(temporary / name, chunks) for name, chunks in files.items()}
         whole = {**manifest, "parts": parts}
-        text = json.dumps({**whole, "sha256": manifest_hash(whole)}, indent=1)
+        text = json.dumps({**whole, "sha256": entries_hash(whole)}, indent=1)
         _write(temporary / "manifest.json", [text.encode()])
-        _sync_folder(temporary)
+        sync_folder(temporary)
         if path.exists():
             shutil.rmtree(path)
         temporary.replace(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise _failed(path, error) from error
+
+
+def make_folder(path: Path) -> None:
+    """Makes a folder, and those that it lies in, unless they are there; their names are on the disk. Raises OSError."""
+    if not path.is_dir():
+        make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Brings the names in a folder to the disk. Raises OSError."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def remove_temporaries(folder: Path) -> None:
@@ -124,9 +141,9 @@ def mapped_tensor(path: Path, name: str) -> npt.NDArray[Any]:
         return mapped(file, dtype, math.prod(entry["shape"]), first).reshape(entry["shape"])
 
 
-def manifest_hash(manifest: Mapping[str, Any]) -> str:
-    """The sha256 of a manifest's entries, whatever their order, its own hash left out."""
-    entries = {name: value for name, value in manifest.items() if name != "sha256"}
+def entries_hash(facts: Mapping[str, Any]) -> str:
+    """The sha256 of a JSON object's entries, whatever their order, that hash itself left out."""
+    entries = {name: value for name, value in facts.items() if name != "sha256"}
     return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()
 
 
@@ -153,14 +170,6 @@ def _write(path: Path, chunks: Iterable[Any]) -> dict[str, Any]:
         file.flush()
         os.fsync(file.fileno())
     return {"bytes": size, "sha256": digest.hexdigest()}
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _failed(path: Path, error: OSError, hint: str = "") -> RunError:

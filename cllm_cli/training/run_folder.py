@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -21,7 +22,7 @@ import numpy as np
 import tomli_w
 
 from cllm_cli.config import Settings, make_settings, stated
-from cllm_cli.config_file import read_toml
+from cllm_cli.config_file import LARGEST_FILE, read_toml
 from cllm_cli.errors import ConfigError, RunError
 from cllm_cli.model.arena import Arena
 from cllm_cli.model.build import Model, ModelConfig
@@ -31,11 +32,20 @@ from cllm_cli.text.corpus import Corpus
 from cllm_cli.text.stored_corpus import check_tokens, restored
 from cllm_cli.text.tokenizers import tokenizer_from_json
 from cllm_cli.text.tokenizers.base import TokenArray, Tokenizer
-from cllm_cli.training.durable import TEMPORARY, remove_temporaries, tensor_chunks, write_file
+from cllm_cli.training.durable import (
+    TEMPORARY,
+    entries_hash,
+    make_folder,
+    remove_temporaries,
+    sync_folder,
+    tensor_chunks,
+    write_file,
+)
 from cllm_cli.training.tensor_files import check_model, copy_tensors, open_tensors, read_tokens
 
 OWN = ("config.toml", "config.json", "model.safetensors", "tokenizer.json", "metrics.jsonl", "checkpoint", "data")
 LOCK = ".lock"
+HASHED = b"# sha256 of what follows: "
 LARGEST_TEXT = 256 << 20  # bytes of a tokenizer that anyone could mean
 LARGEST_FACTS = 64 << 20  # and of what is noted of a corpus: the names of its files, if they are many
 
@@ -111,9 +121,10 @@ class RunFolder:
         self.check_links()
         try:
             self._made = not self.path.is_dir()
-            self.path.mkdir(parents=True, exist_ok=True)
+            make_folder(self.path)
             self._lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            sync_folder(self.path)  # without its lock a start that failed is not known for one
         except BlockingIOError as error:
             self.unlock()
             raise RunError(
@@ -142,13 +153,16 @@ class RunFolder:
     def unlock(self) -> None:
         """Gives the folder back."""
         if self._lock is not None:
-            os.close(self._lock)
+            with contextlib.suppress(OSError):  # the handle is closed all the same, whatever the disk says
+                os.close(self._lock)
             self._lock = None
 
     def clear(self) -> None:
         """Removes the run that is here, and nothing that is not of a run; last config.toml, that says it is one."""
         for name in reversed(OWN):
             item = self.path / name
+            if item == self.config and item.exists():
+                sync_folder(self.path)
             if item.is_dir() and not item.is_symlink():
                 shutil.rmtree(item)
             else:
@@ -163,14 +177,22 @@ class RunFolder:
             self.checkpoints.mkdir(exist_ok=True)
             self.data.mkdir(exist_ok=True)
         write_file(self.data / "tokens.safetensors", tensor_chunks(corpus.stored_tokens(), {}, hashed=True))
-        write_file(self.data / "corpus.json", [json.dumps({**corpus.facts(), **(origin or {})}, indent=1).encode()])
-        write_file(self.tokenizer, [json.dumps(corpus.tokenizer.to_json()).encode()])
-        facts = transformers_config(model.config, corpus.tokenizer.end_of_text)
-        write_file(self.path / "config.json", [json.dumps(facts, indent=1).encode()])
+        facts = {**corpus.facts(), **(origin or {})}
+        write_file(self.data / "corpus.json", [json.dumps({**facts, "sha256": entries_hash(facts)}, indent=1).encode()])
+        tokenizer = {**corpus.tokenizer.to_json(), "sha256": corpus.tokenizer.digest()}
+        write_file(self.tokenizer, [json.dumps(tokenizer).encode()])
+        self.write_sizes(model, corpus.tokenizer)
         self.write_settings(settings)
 
+    def write_sizes(self, model: Model, tokenizer: Tokenizer) -> None:
+        """Writes config.json, which nothing here reads."""
+        facts = transformers_config(model.config, tokenizer.end_of_text)
+        write_file(self.path / "config.json", [json.dumps(facts, indent=1).encode()])
+
     def write_settings(self, settings: Settings) -> None:
-        write_file(self.config, [tomli_w.dumps(stated(settings)).encode()])
+        """Writes config.toml. Its first line is the hash of the rest, so that a file cut short is seen as well."""
+        text = tomli_w.dumps(stated(settings)).encode()
+        write_file(self.config, [HASHED + hashlib.sha256(text).hexdigest().encode() + b"\n", text])
 
     def write_model(self, arena: Arena, step: int, val_loss: float | None) -> None:
         """Writes the weights as transformers names them."""
@@ -182,10 +204,21 @@ class RunFolder:
         if not self.path.is_dir() or not self.config.is_file():
             raise RunError(f"there is no run in {self.path}", "give the folder that cllm train has made")
         self.check_links()
+        self._check_settings()
         try:
             return make_settings(read_toml(self.config))
         except ConfigError as error:
             raise RunError(f"{self.config} is damaged: {error.message}", error.hint) from error
+
+    def _check_settings(self) -> None:
+        with _as_run_error(self.config), open_regular(self.config) as file:
+            first, _, rest = file.read(LARGEST_FILE).partition(b"\n")
+        if first.startswith(HASHED) and first[len(HASHED) :] != hashlib.sha256(rest).hexdigest().encode():
+            raise RunError(
+                f"{self.config} is not as it was written",
+                "restore it, and change a run with the flags of --resume; what was edited on purpose is read without"
+                " the first line",
+            )
 
     def read_tokenizer(self) -> Tokenizer:
         """The run's tokenizer. Its ids fit into the model, which would read beyond its weights otherwise."""
@@ -208,7 +241,8 @@ class RunFolder:
     def read_facts(self) -> dict[str, Any]:
         """What is known of the run's corpus: fingerprint, from_stdin, the rest of Corpus.facts(), and its origin."""
         facts = read_json(self.data / "corpus.json", LARGEST_FACTS)
-        if not isinstance(facts.get("fingerprint"), str) or not isinstance(facts.get("from_stdin"), bool):
+        whole = facts.get("sha256") in (None, entries_hash(facts))
+        if not whole or not isinstance(facts.get("fingerprint"), str) or not isinstance(facts.get("from_stdin"), bool):
             raise RunError(f"{self.data / 'corpus.json'} is damaged", "restore the run folder, or train again")
         return facts
 

@@ -157,6 +157,7 @@ def resume(
             progress = Progress()
         session.progress = progress
         session.stepper.sampler.position = progress.position
+        folder.write_sizes(session.model, tokenizer)
         folder.write_settings(settings)
     return session
 

@@ -363,7 +363,8 @@ def test_one_flipped_bit_is_seen(cllm, run, file):
 
 def test_an_unknown_key_in_a_runs_settings_is_named_with_the_nearest(cllm, run):
     config = run / "config.toml"
-    config.write_text(config.read_text("utf-8").replace("n_layer", "n_layers"), "utf-8")
+    _, _, text = config.read_text("utf-8").partition("\n")  # without the hash of what follows
+    config.write_text(text.replace("n_layer", "n_layers"), "utf-8")
     cllm("eval", run).assert_error(1, "config.toml", "unknown setting 'n_layers'", "did you mean 'n_layer'?")
 
 

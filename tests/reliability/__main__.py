@@ -8,9 +8,14 @@ import json
 import sys
 
 PARTS = {
+    "disk_sizes": 100,
+    "faults": 0,
+    "flips": 2000,
+    "kills_in_a_save": 3000,
     "mutations": 100_000,
+    "power_loss": 10_000,
 }
-"""A module beside this one → how often it tries."""
+"""A module beside this one → how often it tries, 0 where that follows from the run."""
 
 
 def main() -> int:

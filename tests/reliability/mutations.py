@@ -33,7 +33,7 @@ from cllm_cli.text.tokenized import load_corpus, store_facts
 from cllm_cli.text.tokenizers import tokenizer_from_json
 from cllm_cli.text.tokenizers.byte import ByteTokenizer
 from cllm_cli.training import checkpoint, train
-from cllm_cli.training.durable import manifest_hash
+from cllm_cli.training.durable import entries_hash
 from cllm_cli.training.inspection import run_facts
 from cllm_cli.training.run_folder import RunFolder, read_json
 
@@ -102,7 +102,7 @@ def spoiled_manifest(data: bytes, rng: Random) -> bytes:
     if rng.random() < 0.7:
         with contextlib.suppress(ValueError, RecursionError, AttributeError, TypeError):
             manifest = json.loads(data)
-            return json.dumps({**manifest, "sha256": manifest_hash(manifest)}).encode()
+            return json.dumps({**manifest, "sha256": entries_hash(manifest)}).encode()
     return data
 
 
@@ -152,6 +152,12 @@ def open_config(place: Place) -> None:
     settings = place.run.read_settings()
     assert settings == make_settings(read_config(place.run.config))
     place.run.load_model()
+
+
+def without_hash(path: Path) -> bytes:
+    facts = json.loads(path.read_text("utf-8"))
+    del facts["sha256"]
+    return json.dumps(facts).encode()
 
 
 def open_run_tokenizer(place: Place) -> None:
@@ -225,8 +231,9 @@ def formats(place: Place):
         "weights": (run.model, None, spoiled_tensors, open_model),
         "state": (place.step / "state.safetensors", None, spoiled, open_state),
         "manifest": (place.step / "manifest.json", None, spoiled_manifest, open_manifest),
-        "config": (run.config, None, spoiled, open_config),
-        "tokenizer byte": (run.tokenizer, None, spoiled_json, open_run_tokenizer),
+        # Without the hashes that they carry: what comes after those is to be met.
+        "config": (run.config, run.config.read_bytes().partition(b"\n")[2], spoiled, open_config),
+        "tokenizer byte": (run.tokenizer, without_hash(run.tokenizer), spoiled_json, open_run_tokenizer),
         "validation tokens": (run.data / "tokens.safetensors", None, spoiled_tensors, open_tokens),
         "corpus facts": (run.data / "corpus.json", None, spoiled_json, open_facts),
         "metrics": (run.metrics, None, spoiled, open_metrics),

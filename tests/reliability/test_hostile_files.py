@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 
 from cllm_cli.main import main
 from cllm_cli.training import train
-from cllm_cli.training.durable import manifest_hash
+from cllm_cli.training.durable import entries_hash
 from cllm_cli.training.evaluate import MOST_NUMBERS, affordable_batch
 from cllm_cli.training.run_folder import RunFolder, model_config
 
@@ -252,7 +252,7 @@ FIGURES |= {"metrics_bytes": 1e9, "best_step": 2**70, "seconds": None, "evaluate
 def test_a_manifest_with_a_right_hash_and_wrong_figures(run, refused, name):
     (path,) = run.glob("checkpoint/*/manifest.json")
     manifest = json.loads(path.read_text("utf-8")) | {name: FIGURES[name]}
-    path.write_text(json.dumps(manifest | {"sha256": manifest_hash(manifest)}), "utf-8")
+    path.write_text(json.dumps(manifest | {"sha256": entries_hash(manifest)}), "utf-8")
     refused("train", "text.txt", "-o", run, "--resume", "--steps", "4", words=["no checkpoint"])
 
 

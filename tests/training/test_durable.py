@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,13 @@ def test_a_folder_appears_when_all_of_it_is_on_the_disk(tmp_path, journal):
     manifest = json.loads((tmp_path / "step-1" / "manifest.json").read_text("utf-8"))
     assert manifest["step"] == 1
     assert manifest["parts"]["b"] == {"bytes": 2, "sha256": hashlib.sha256(b"22").hexdigest()}
+
+
+def test_folders_that_are_made_are_in_those_that_were_there(tmp_path, journal):
+    durable.make_folder(tmp_path / "runs" / "first")
+    assert journal == [("fsync", tmp_path.name), ("fsync", "runs")]
+    durable.make_folder(tmp_path / "runs" / "first")
+    assert len(journal) == 2
 
 
 def test_a_folder_that_is_there_is_replaced(tmp_path):
@@ -107,6 +115,17 @@ def test_a_large_tensor_is_written_a_piece_at_a_time():
     tensor = np.zeros(3 * durable.PIECE // 4, np.float32)
     sizes = [len(chunk) for chunk in tensor_chunks({"large": tensor}, {})][1:]
     assert sizes == [durable.PIECE] * 3
+
+
+def test_a_save_takes_little_memory_however_large_it_is(tmp_path):
+    """Nothing is copied as a whole."""
+    tensors = {name: np.ones((8 << 20,), np.float32) for name in "ab"}
+    tracemalloc.start()
+    write_folder(tmp_path / "step-1", {"state": tensor_chunks(tensors, {})}, {})
+    write_file(tmp_path / "model", tensor_chunks(tensors, {}, hashed=True))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 20
 
 
 def test_temporaries_of_the_dead_are_removed_and_nothing_else(tmp_path):

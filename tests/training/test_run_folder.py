@@ -12,8 +12,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from cllm_cli.errors import CllmError, ConfigError, RunError
-from cllm_cli.training import checkpoint
-from cllm_cli.training.durable import manifest_hash
+from cllm_cli.training import checkpoint, run_folder
+from cllm_cli.training.durable import entries_hash
 from cllm_cli.training.run_folder import LARGEST_TEXT, LOCK, RunFolder, model_config
 
 
@@ -40,6 +40,15 @@ def edited(path, **changes):
     """Rewrites a JSON file; a change to None removes the key."""
     facts = {**json.loads(path.read_text("utf-8")), **changes}
     path.write_text(json.dumps({key: value for key, value in facts.items() if value is not None}), "utf-8")
+
+
+def names(path):
+    return sorted(item.name for item in path.iterdir())
+
+
+def by_hand(config):
+    """What config.toml says, without the line that tells whether somebody has edited it."""
+    return config.read_text("utf-8").split("\n", 1)[1]
 
 
 # ---- what may be made anew
@@ -69,7 +78,7 @@ def test_a_run_that_trained_nothing_may_be_started_over(folder):
     folder.model.unlink()
     shutil.rmtree(folder.checkpoints)
     folder.check_new(force=False)
-    edited(folder.data / "corpus.json", from_stdin=True)  # its text cannot be read again
+    edited(folder.data / "corpus.json", from_stdin=True, sha256=None)  # its text cannot be read again
     with pytest.raises(RunError, match="there is a run in"):
         folder.check_new(force=False)
     (folder.data / "corpus.json").write_text("{", "utf-8")  # nobody knows
@@ -101,6 +110,25 @@ def test_a_folder_that_cannot_be_listed_is_named(folder, monkeypatch):
     monkeypatch.setattr(RunFolder, "exists", refuse)
     with pytest.raises(RunError, match=r"cannot use .*: Permission denied"):
         folder.check_new(force=False)
+
+
+def test_what_says_that_there_is_a_run_goes_when_the_rest_is_gone_for_good(folder, monkeypatch):
+    """A power cut between the two must not leave a folder that is no run and not empty either."""
+    monkeypatch.setattr(run_folder, "sync_folder", lambda path: left.append(names(path)))
+    left = []
+    folder.clear()
+    assert left == [[LOCK, "config.toml"]]
+    assert names(folder.path) == [LOCK]
+
+
+def test_a_lock_is_on_the_disk_before_anything_else(tmp_path, monkeypatch):
+    """What a start that failed leaves is known by it."""
+    monkeypatch.setattr(run_folder, "sync_folder", lambda path: left.append(names(path)))
+    left = []
+    folder = RunFolder(tmp_path / "run")
+    folder.lock()
+    folder.unlock()
+    assert left == [[LOCK]]
 
 
 def test_clearing_removes_the_run_and_nothing_else(folder):
@@ -174,6 +202,34 @@ def test_what_is_damaged_or_missing_is_a_run_error(folder, damage, read):
         getattr(folder, read)()
 
 
+def test_settings_that_were_changed_or_cut_are_seen(folder):
+    whole = folder.config.read_text("utf-8")
+    for text in (whole.replace("log_every = 1", "log_every = 3"), whole[:-20]):
+        folder.config.write_text(text, "utf-8")
+        with pytest.raises(RunError, match=r"config\.toml is not as it was written"):
+            folder.read_settings()
+
+
+def test_settings_may_be_edited_by_hand(folder):
+    folder.config.write_text(by_hand(folder.config).replace("log_every = 1", "log_every = 3"), "utf-8")
+    assert folder.read_settings().log_every == 3
+
+
+def test_a_token_and_a_fact_that_were_changed_are_seen(folder):
+    facts = json.loads(folder.tokenizer.read_text("utf-8"))
+    folder.tokenizer.write_text(json.dumps(facts | {"sha256": "0" * 64}), "utf-8")
+    with pytest.raises(RunError, match="tokenizer is damaged: it is not as it was written"):
+        folder.read_tokenizer()
+    del facts["sha256"]  # as earlier versions wrote it
+    folder.tokenizer.write_text(json.dumps(facts), "utf-8")
+    assert folder.read_tokenizer().vocab_size == 256
+    edited(folder.data / "corpus.json", train_bytes=1)
+    with pytest.raises(RunError, match=r"corpus\.json is damaged"):
+        folder.read_facts()
+    edited(folder.data / "corpus.json", sha256=None)
+    assert folder.read_facts()["train_bytes"] == 1
+
+
 def test_a_weight_that_was_changed_is_seen(folder):
     flip_a_byte(folder.model)
     with pytest.raises(RunError, match="is not as it was written"):
@@ -189,7 +245,7 @@ def test_weights_of_another_precision_are_refused(folder):
 
 
 def test_tensors_of_another_model_are_refused(folder):
-    text = folder.config.read_text("utf-8")
+    text = by_hand(folder.config)
     folder.config.write_text(text.replace("n_embd = 16", "n_embd = 32"), "utf-8")
     with pytest.raises(RunError, match=r"is .*, not "):
         folder.load_model()
@@ -199,14 +255,14 @@ def test_tensors_of_another_model_are_refused(folder):
 
 
 def test_a_model_with_fewer_rows_than_the_tokenizer_has_ids_is_refused(folder):
-    text = folder.config.read_text("utf-8")
+    text = by_hand(folder.config)
     folder.config.write_text(text.replace("vocab_size = 256", "vocab_size = 100"), "utf-8")
     with pytest.raises(RunError, match="has 256 ids, the model 100"):
         folder.read_tokenizer()
 
 
 def test_a_configuration_without_sizes_is_named(folder):
-    lines = [line for line in folder.config.read_text("utf-8").splitlines() if not line.startswith("n_hidden")]
+    lines = [line for line in by_hand(folder.config).splitlines() if not line.startswith("n_hidden")]
     folder.config.write_text("\n".join(lines), "utf-8")
     with pytest.raises(RunError, match="lacks n_hidden"):
         model_config(folder.read_settings())
@@ -286,7 +342,7 @@ def test_a_checkpoint_of_the_format_before_is_read(folder):
     assert len(manifest.pop("recent_losses")) == 2
     for number in (1, 2):
         manifest["format"] = number
-        manifest["sha256"] = manifest_hash(manifest)
+        manifest["sha256"] = entries_hash(manifest)
         path.write_text(json.dumps(manifest), "utf-8")
         progress, passed = load(folder)
         if number == 1:
@@ -319,6 +375,17 @@ def test_another_text_and_other_settings_are_refused(folder):
         load(folder, lr=0.5)
     progress, _ = load(folder, steps=99)  # the length may change
     assert progress.step == 2
+
+
+def test_as_many_checkpoints_are_kept_as_the_settings_say(folder):
+    settings = folder.read_settings()
+    assert settings.keep == 2
+    checkpoint.save(folder, checkpoint.Progress(step=3), {}, settings, "")
+    assert names(folder.checkpoints) == ["step-00000002", "step-00000003"]
+
+
+def test_a_run_begins_at_nothing():
+    assert set(vars(checkpoint.Progress()).values()) == {0, None, ()}
 
 
 def test_without_checkpoints_there_is_no_progress(folder):

@@ -18,6 +18,7 @@ LAYER = "tests/layers/test_every_layer.py"
 LAWS = "tests/layers/test_layer_laws.py"
 WHOLE = ("tests/model", "tests/training/test_step.py")
 PRODUCTS = ("tests/kernels/test_simd.py", "tests/kernels/test_gemm.py")
+FOLDER = ("tests/training/test_run_folder.py", "tests/training/test_model_folder.py")
 PLAIN = Stage(("tests/kernels/test_jit_off.py",))  # Python notices what Numba forgives
 
 
@@ -77,6 +78,10 @@ MODULES: dict[str, list[Stage]] = {
     "optim/schedule.py": [Stage(("tests/optim/test_schedules.py",))],
     "optim/sgd.py": [Stage(("tests/optim/test_every_optimizer.py",)), Stage(("tests/training/test_step.py",))],
     "text/batches.py": [Stage(("tests/text/test_batches.py",))],
+    "training/checkpoint.py": [Stage(FOLDER), Stage(("tests/training/test_resume.py", "tests/training/test_loop.py"))],
+    "training/durable.py": [Stage(("tests/training/test_durable.py",)), Stage(FOLDER)],
+    "training/metrics.py": [Stage(("tests/training/test_metrics.py",)), Stage(("tests/training/test_loop.py",))],
+    "training/run_folder.py": [Stage(FOLDER), Stage(("tests/training/test_loop.py", "tests/training/test_session.py"))],
     "training/step.py": [
         Stage(("tests/training/test_step.py",)),
         Stage(("tests/training/test_resume.py", "tests/training/test_allocations.py")),

@@ -77,7 +77,7 @@ def _is_path(spec: str) -> bool:
 
 
 def tokenizer_from_json(facts: object) -> Tokenizer:
-    """The tokenizer whose `to_json` gave `facts`.
+    """The tokenizer whose `to_json` gave `facts`, which may have its `digest` beside them as `sha256`.
 
     `facts` is what a JSON parser made of a file that anyone may have written: whatever is wrong with it is a RunError.
     """
@@ -91,4 +91,7 @@ def tokenizer_from_json(facts: object) -> Tokenizer:
             f"this version knows: {', '.join(TOKENIZERS)}; the run may come from a later one",
         )
     tokenizer: type[Tokenizer] = TOKENIZERS.load(kind)
-    return tokenizer.from_json(facts)
+    found = tokenizer.from_json({name: value for name, value in facts.items() if name != "sha256"})
+    if facts.get("sha256") not in (None, found.digest()):
+        raise RunError("the tokenizer is damaged: it is not as it was written", "restore it, or train again")
+    return found

@@ -1,0 +1,167 @@
+"""Every file call of a save, or of a whole run, failing: once, or from then on; and what can be done with the rest.
+
+What a failed run leaves is judged by going on with it, once for each different folder that is left.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import itertools
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from cllm_cli.errors import CllmError
+from cllm_cli.training import checkpoint
+from cllm_cli.training.records import Checkpointed, Record, Step
+from cllm_cli.training.run_folder import RunFolder
+
+from .calls import Fault, watching
+from .small_runs import bits, copied, resume, resumed, start, strays, text_in
+
+CODES = {"ENOSPC": errno.ENOSPC, "EIO": errno.EIO, "EDQUOT": errno.EDQUOT, "EACCES": errno.EACCES}
+SAVED, NEXT = 6, 9  # the step whose checkpoint was there before, and that of the save that meets a fault
+
+
+class Judge:
+    """A run that stands at its second save, how it ends if nobody interrupts it, and verdicts on what others left."""
+
+    def __init__(self, place: Path) -> None:
+        self.place, self.text = place, text_in(place)
+        self.before, self.run = place / "before", place / "run"
+        for _ in start(self.text, self.before, stop_after=SAVED):
+            pass
+        resume(self.text, copied(self.before, self.run))
+        self.whole = bits(self.run)
+        self._verdicts: dict[str, str] = {}
+
+    def verdict(self) -> str:
+        """What is wrong with what was left at `run`, seen by going on with it to its end; empty where nothing is."""
+        key = self._key()
+        if key not in self._verdicts:
+            self._verdicts[key] = self._gone_on()
+        return self._verdicts[key]
+
+    def _gone_on(self) -> str:
+        try:
+            if RunFolder(self.run).exists():
+                resume(self.text, self.run)
+            else:
+                for _ in start(self.text, self.run):
+                    pass
+        except CllmError as error:
+            return f"does not go on: {error}"
+        if left := strays(self.run):
+            return f"stray files: {left}"
+        return "" if bits(self.run) == self.whole else "other bits"
+
+    def _key(self) -> str:
+        """Of the contents, but for times: metrics.jsonl and manifests are there or not."""
+        digest = hashlib.sha256()
+        for path in sorted(self.run.rglob("*")):
+            name = str(path.relative_to(self.run)).replace(str(os.getpid()), "")
+            timed = path.is_dir() or path.suffix == ".jsonl" or path.name == "manifest.json"
+            content = str(path.is_dir() or path.stat().st_size // 64).encode() if timed else path.read_bytes()
+            digest.update(f"{name} {len(content)} ".encode() + content)
+        return digest.hexdigest()
+
+
+def _met(fault: Fault, records: Callable[[], Iterator[Record]], judge: Judge) -> str:
+    """Lets a run meet a fault, goes on with what it leaves; what is wrong, empty where nothing is."""
+    run, saved = judge.run, 0
+    found = ""
+    with watching(run, fault):
+        try:
+            for record in records():
+                saved = record.step if isinstance(record, Checkpointed) else saved
+        except CllmError as error:
+            if error.exit_code != 1 or str(run) not in error.message:
+                found = f"does not name the path: {error}"
+        except BaseException as error:
+            found = f"not an error of ours: {error!r}"
+    if not fault.hits:
+        return "no fault was met"
+    there = checkpoint.newest(RunFolder(run))[1].get("step", 0)
+    if there < saved:
+        found = found or f"step {saved} is lost, {there} is there"
+    return found or judge.verdict()
+
+
+def _tried(judge: Judge, numbers: range, fresh: Callable[[], None], records: Callable[[], Iterator[Record]]) -> Counter:
+    """Every call of these numbers, with every error, once and for ever: what was wrong, with the kind of call."""
+    wrong: Counter[str] = Counter()
+    for number, (name, code), forever in itertools.product(numbers, CODES.items(), (False, True)):
+        fresh()
+        fault = Fault(number, code, forever)
+        found = _met(fault, records, judge)
+        call = fault.first
+        wrong[found and f"{name} {call.kind if call else ''} {call.path.name if call else ''}: {found}"] += 1
+    return wrong
+
+
+def _counted(run: Path, records: Iterator[Record], step: int) -> tuple[int, int]:
+    """How many calls are made until the record of a step, and until its checkpoint is told."""
+    counter, at = Fault(0, None), 0
+    with watching(run, counter):
+        for record in records:
+            if isinstance(record, Step) and record.step == step:
+                at = counter.seen
+            if isinstance(record, Checkpointed) and record.step == step:
+                break
+    return at, counter.seen
+
+
+def one_save(place: Path) -> tuple[int, Counter]:
+    """Every call of the save after the one that is there."""
+    judge = Judge(place)
+
+    def fresh() -> None:
+        copied(judge.before, judge.run)
+
+    def records() -> Iterator[Record]:
+        return resumed(judge.text, judge.run)
+
+    fresh()
+    first, last = _counted(judge.run, records(), NEXT)
+    return last - first, _tried(judge, range(first + 1, last + 1), fresh, records)
+
+
+def whole_run(place: Path, most: int) -> tuple[int, Counter]:
+    """Every call of a run from nothing to its end, or the first `most` of them."""
+    judge = Judge(place)
+
+    def fresh() -> None:
+        shutil.rmtree(judge.run, ignore_errors=True)
+
+    def records() -> Iterator[Record]:
+        return start(judge.text, judge.run)
+
+    fresh()
+    counter = Fault(0, None)
+    with watching(judge.run, counter):
+        for _ in records():
+            pass
+    calls = min(counter.seen, most or counter.seen)
+    return calls, _tried(judge, range(1, calls + 1), fresh, records)
+
+
+def run(count: int, seed: int) -> dict[str, Any]:
+    """Every call of a whole run; `count` limits how many, 0 does not. Nothing is drawn at random."""
+    with tempfile.TemporaryDirectory() as folder:
+        calls, wrong = whole_run(Path(folder), count)
+    return summary(calls, wrong)
+
+
+def summary(calls: int, wrong: Counter) -> dict[str, Any]:
+    trials = sum(wrong.values())
+    return {
+        "calls": calls,
+        "trials": trials,
+        "failures": trials - wrong.pop("", 0),
+        "wrong": dict(wrong.most_common(5)),
+    }
