@@ -101,7 +101,9 @@ def main(args: Sequence[str]) -> int:
         if error.errno == errno.ENOMEM:
             return _no_memory(debug)
         where = f"{error.filename}: " if error.filename else ""
-        hint = "make room there" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "--debug shows where it came from"
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        where = where or ("cannot write the output: " if full else "")  # files have names, streams have none
+        hint = "make room there" if full else "--debug shows where it came from"
         return _fail(f"{where}{error.strerror or error}", hint, 1, debug)
     except Exception as error:
         return _fail(f"unexpected {type(error).__name__}: {error}", "this is a bug; --debug shows where", 1, debug)

@@ -15,6 +15,8 @@ import sys
 import traceback
 from pathlib import Path
 
+from numba.np.ufunc import parallel
+
 from cllm_cli.kernels.ahead import compile_ahead
 from cllm_cli.main import main
 from cllm_cli.training import session
@@ -29,6 +31,8 @@ TEXT = "".join(f"line {n} of {n * n % 97}, and {n * 7 % 13}\n" for n in range(90
 
 def warm_up(place: Path) -> None:
     """Writes text.txt into `place` and loads what `cllm train` will use there."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # nohup and shells have them ignored, and children then
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     (place / "text.txt").write_text(TEXT, "utf-8")
     with contextlib.redirect_stdout(io.StringIO()):
         main(["train", "--help"])
@@ -80,6 +84,7 @@ def _stand_between(args: list[str], place: Path, out: str, err: str, tell: int) 
 
 
 def _run(args: list[str], place: Path, out: str, err: str) -> int:
+    parallel._set_init_process_lock()  # forks share a lock, which one that is killed may hold: each gets its own
     os.chdir(place)
     for number, name in ((0, os.devnull), (1, out), (2, err)):
         os.dup2(os.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644), number)

@@ -69,7 +69,7 @@ for spoiled in ("model.safetensors", "metrics.jsonl", "stray.tmp"):
     assert chain.wrong == [], chain.wrong
     path = chain.run / spoiled
     before = path.read_bytes() if path.exists() else None
-    path.write_bytes((before or b"") + b'{{"event":"sample","step":1,"text":""}}\n')
+    path.write_bytes((before or b"") + b'{{"event":"sample","step":1,"text":""}}' + bytes([10]))
     chain.finish(whole)
     assert chain.wrong, spoiled
     path.unlink() if before is None else path.write_bytes(before)
