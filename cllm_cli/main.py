@@ -153,6 +153,8 @@ def run() -> None:
     if sys.stderr is None:
         # Path.open closes nothing either; it stays open till the end.
         sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115
+    if os.environ.get("COLUMNS") == "0":  # a terminal that nobody knows, in which no help would be seen
+        del os.environ["COLUMNS"]
     # The platform's encoding must not decide whether a sample can be written.
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, OSError):

@@ -93,9 +93,9 @@ CASES = {
     "umask 077": ("umask 077; cllm train text.txt -o new $S && stat -c %a new", 0, "700"),
     "umask 000": ("umask 000; cllm train text.txt -o new $S && stat -c %a new/.lock", 0, "644"),
     # limits and no home
-    "ulimit -v for nothing": ("ulimit -v 150000; cllm train text.txt -o new $S", {1, 127, 134, 139}, ""),
+    "ulimit -v for nothing": ("ulimit -v 150000; cllm train text.txt -o new $S", {1, 127, 130, 134, 139}, ""),
     "ulimit -v for too little": (
-        "ulimit -v 2500000; cllm train text.txt -o new $S --n-layer 12 --n-embd 768 --block-size 100 --batch-size 16",
+        "ulimit -v 2500000; cllm train text.txt -o new $S --n-layer 40 --n-embd 1024",
         1,
         "ulimit -v leaves",
     ),
@@ -158,9 +158,8 @@ def test_surroundings(case, place):
     assert "unexpected" not in done.stderr
     assert differing(bits(place / "run"), before) == []
     if (place / "new/config.toml").exists():  # whatever ended it, it goes on
-        assert _shell("cllm train text.txt -o new --resume --quiet", place).returncode == (
-            0 if "text.txt -o new" in line else 1
-        )
+        done = _shell("cllm train text.txt -o new --resume --quiet", place)
+        assert done.returncode == (1 if "part*" in line else 0), done.stderr
 
 
 @pytest.mark.slow
