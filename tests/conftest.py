@@ -19,9 +19,9 @@ import pytest
 from hypothesis import settings
 from hypothesis.internal.conjecture import providers
 from hypothesis.internal.constants_ast import Constants
+from reliability.audit import AUDIT
 
 from cllm_cli.kernels.jit import JIT_OFF
-from reliability.audit import AUDIT
 
 # A shell has what it runs in the background ignore Ctrl-C, which cllm heeds, and which many tests are about.
 signal.signal(signal.SIGINT, signal.default_int_handler)
