@@ -80,6 +80,8 @@ def main(args: Sequence[str]) -> int:
             return _fail("no command was given", "for example: cllm train corpus.txt", 2, debug)
         code = _program().main(list(args), prog_name="cllm", standalone_mode=False)
         sys.stdout.flush()
+        if code == 130:  # Typer's exit code for a Ctrl-C; it says nothing
+            return _fail("interrupted", "", 130, debug)
         return code if isinstance(code, int) else 0
     except CllmError as error:
         return _fail(error.message, error.hint, error.exit_code, debug)
