@@ -162,4 +162,8 @@ def run() -> None:
         with contextlib.suppress(AttributeError, OSError):
             # TextIO has no reconfigure, the streams of a program do.
             stream.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]
-    sys.exit(main(sys.argv[1:]))
+    try:
+        code = main(sys.argv[1:])
+    except KeyboardInterrupt:  # one more, while an error was told
+        code = 130
+    sys.exit(code)

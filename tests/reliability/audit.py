@@ -24,9 +24,27 @@ ALLOWED = {
     "os.posix_spawn": ("/kernels/ahead.py",),
     "pickle.find_class": ("/numba/",),  # its cache of kernels, in a folder that is the user's alone
     "ctypes.dlopen": ("/numba/", "/llvmlite/", "/numpy/", "/ctypes/"),
-    "compile": ("<frozen importlib", "/numba/", "/dataclasses.py", "/collections/", "/typing.py", "/ast.py", "/attr/"),
+    "compile": (
+        "<frozen importlib",
+        "/numba/",
+        "/dataclasses.py",
+        "/collections/",
+        "/typing.py",
+        "/ast.py",
+        "/attr/",
+        "/inspect.py",
+    ),
     "marshal.loads": ("<frozen importlib",),
-    "exec": ("<frozen importlib", "/numba/", "/dataclasses.py", "/collections/", "/attr/", "/pydantic/", "/typing"),
+    "exec": (
+        "<frozen importlib",
+        "/numba/",
+        "/dataclasses.py",
+        "/collections/",
+        "/attr/",
+        "/pydantic/",
+        "/typing",
+        "/inspect.py",
+    ),
 }
 """Event → what must be on the stack nearer to it than the package's innermost frame, or that frame itself."""
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from numba.np.ufunc import parallel
 
 from cllm_cli.kernels.ahead import compile_ahead
-from cllm_cli.main import main
+from cllm_cli.main import main, run
 from cllm_cli.training import session
 from cllm_cli.training.loop import Loop
 
@@ -88,9 +88,12 @@ def _run(args: list[str], place: Path, out: str, err: str) -> int:
     os.chdir(place)
     for number, name in ((0, os.devnull), (1, out), (2, err)):
         os.dup2(os.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644), number)
+    sys.argv = ["cllm", *args]
+    code = 0
     try:
-        code = main(args)
-        sys.stdout.flush()
+        run()
+    except SystemExit as ended:
+        code = int(ended.code or 0)
     except BaseException:
         traceback.print_exc()
         code = 70
