@@ -80,6 +80,8 @@ def main(args: Sequence[str]) -> int:
             return _fail("no command was given", "for example: cllm train corpus.txt", 2, debug)
         code = _program().main(list(args), prog_name="cllm", standalone_mode=False)
         sys.stdout.flush()
+        if code == 130:  # Typer's exit code for a Ctrl-C; it says nothing
+            return _fail("interrupted", "", 130, debug)
         return code if isinstance(code, int) else 0
     except CllmError as error:
         return _fail(error.message, error.hint, error.exit_code, debug)
@@ -101,7 +103,9 @@ def main(args: Sequence[str]) -> int:
         if error.errno == errno.ENOMEM:
             return _no_memory(debug)
         where = f"{error.filename}: " if error.filename else ""
-        hint = "make room there" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "--debug shows where it came from"
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        where = where or ("cannot write the output: " if full else "")  # files have names, streams have none
+        hint = "make room there" if full else "--debug shows where it came from"
         return _fail(f"{where}{error.strerror or error}", hint, 1, debug)
     except RecursionError:
         return _fail("what was given is nested too deeply", "--debug shows where it came from", 1, debug)
@@ -155,9 +159,15 @@ def run() -> None:
     if sys.stderr is None:
         # Path.open closes nothing either; it stays open till the end.
         sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115
+    if os.environ.get("COLUMNS") == "0":  # a terminal that nobody knows, in which no help would be seen
+        del os.environ["COLUMNS"]
     # The platform's encoding must not decide whether a sample can be written.
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, OSError):
             # TextIO has no reconfigure, the streams of a program do.
             stream.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]
-    sys.exit(main(sys.argv[1:]))
+    try:
+        code = main(sys.argv[1:])
+    except KeyboardInterrupt:  # one more, while an error was told
+        code = 130
+    sys.exit(code)

@@ -19,6 +19,7 @@ import pytest
 from hypothesis import settings
 from hypothesis.internal.conjecture import providers
 from hypothesis.internal.constants_ast import Constants
+from reliability.audit import AUDIT
 
 from cllm_cli.kernels.jit import JIT_OFF
 
@@ -72,6 +73,19 @@ def _compiled_elsewhere(pytestconfig):
     """Kernels compiled as commands have them compiled: what this process compiled itself might round differently."""
     if not JIT_OFF and not pytestconfig.getoption("--no-warmup"):
         subprocess.run([sys.executable, "-m", "cllm_cli", "warmup", "--quiet"], check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.fixture(autouse=True)
+def _audited():
+    """No test makes library code open a socket, start a process, or run code or a pickle from data."""
+    AUDIT.start()
+    before = AUDIT.refused.copy()
+    yield
+    assert AUDIT.refused - before == {}
+
+
+def pytest_terminal_summary(terminalreporter):
+    terminalreporter.write_line(f"audited: {dict(AUDIT.allowed)} allowed, {dict(AUDIT.refused)} refused")
 
 
 @pytest.fixture

@@ -112,3 +112,13 @@ def test_a_stderr_that_fails_changes_no_code(outcome, monkeypatch):
 def test_every_command_is_listed_with_a_first_line_of_help():
     for command in main.COMMANDS.values():
         assert command.__doc__.splitlines()[0]
+
+
+def test_a_ctrl_c_while_an_error_is_told_is_130(monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(main, "main", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        main.run()
+    assert ended.value.code == 130

@@ -72,19 +72,19 @@ def train(
     from cllm_cli.training.run_folder import default_folder
     from cllm_cli.training.signals import StopSignals
 
-    with StopSignals(patient=False) as signals, make_reporter(json=json, quiet=quiet) as reporter:
-        records = run_training(
-            corpus,
-            out or default_folder(corpus),
-            resume=resume,
-            force=force,
-            init_from=init_from,
-            stdin=getattr(sys.stdin, "buffer", None),
-            stop=lambda: signals.received or (signal.SIGPIPE if unheard else 0),
-            **given,
-        )
-        unheard = False
-        try:
+    signals, unheard = StopSignals(patient=False), False
+    try:
+        with signals, make_reporter(json=json, quiet=quiet) as reporter:
+            records = run_training(
+                corpus,
+                out or default_folder(corpus),
+                resume=resume,
+                force=force,
+                init_from=init_from,
+                stdin=getattr(sys.stdin, "buffer", None),
+                stop=lambda: signals.received or (signal.SIGPIPE if unheard else 0),
+                **given,
+            )
             for record in records:
                 signals.patient = True
                 try:
@@ -95,10 +95,10 @@ def train(
                         for _ in records:
                             pass
                     raise
-        except (KeyboardInterrupt, OSError) as error:
-            # The second signal; or the first one was that the terminal went away, which cannot be told the results.
-            if isinstance(error, OSError) and not signals.received:
-                raise
-            number = signals.received or signal.SIGINT
-            hint = "what was saved before is there: --resume goes on" if signals.patient else "nothing was changed"
-            raise Interrupted(number, "ended at once", hint) from None
+    except (KeyboardInterrupt, OSError) as error:
+        # The second signal; or the first one was that the terminal went away, which cannot be told the results.
+        if isinstance(error, OSError) and not signals.received:
+            raise
+        number = signals.received or signal.SIGINT
+        hint = "what was saved before is there: --resume goes on" if signals.patient else "nothing was changed"
+        raise Interrupted(number, "ended at once", hint) from None

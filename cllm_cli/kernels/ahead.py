@@ -28,8 +28,9 @@ from cllm_cli.kernels.jit import CACHE_VARIABLE, cache_root, is_cached
 
 Call = tuple[Any, tuple[Any, ...]]
 
-COMPILE, LOAD, HERE = "compile", "load", "here"
-"""What is being done: compiling elsewhere, loading, or compiling in this process although others were to do it."""
+COMPILE, LOAD, HERE, UNKEPT = "compile", "load", "here", "unkept"
+"""What is being done: compiling elsewhere, loading, or compiling in this process: although others were to do it, or
+since there is no folder to keep it in."""
 
 WORKER = f"{__package__}.worker"
 HEAVY = ("attention", "linear", "cross_entropy")  # what takes longest is begun first
@@ -52,7 +53,7 @@ def type_of(description: str) -> Any:
 def compile_ahead(calls: Iterable[Call], workers: int) -> Iterator[tuple[str, int, int, str]]:
     """Makes the kernels of `calls` ready: first compiles what is missing, then loads all.
 
-    Yields a kernel's name, how many are ready, of how many, and what is being done: COMPILE, LOAD or HERE.
+    Yields a kernel's name, how many are ready, of how many, and what is being done: COMPILE, LOAD, HERE or UNKEPT.
 
     Without a cache they are compiled here, in every run alike. Where no other process can do it, in this run alone.
     """
@@ -64,8 +65,8 @@ def compile_ahead(calls: Iterable[Call], workers: int) -> Iterator[tuple[str, in
         for done, name in _elsewhere(missing, workers):
             yield name, done, len(missing), COMPILE
     for done, (key, kernel) in enumerate(wanted.items()):
-        alone = key in missing and cache_root() is not None and not is_cached(kernel, types[key])
-        yield key[1], done, len(wanted), HERE if alone else LOAD
+        alone = key in missing and not is_cached(kernel, types[key])
+        yield key[1], done, len(wanted), (UNKEPT if cache_root() is None else HERE) if alone else LOAD
         kernel.compile(types[key])
 
 

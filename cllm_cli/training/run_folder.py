@@ -113,6 +113,9 @@ class RunFolder:
         known = {self.tokenizer, self.config.with_suffix(".json"), self.checkpoints, self.data}
         known |= {self.data / "tokens.safetensors", self.data / "corpus.json"}
         lock = self.path / LOCK
+        # What is next to them is seen first: it may be the whole disk, where files come and go.
+        if any(item not in known | {lock} and not item.name.startswith(TEMPORARY) for item in self.path.iterdir()):
+            return False
         found = {item for item in self.path.rglob("*") if not item.name.startswith(TEMPORARY)} - {lock}
         return not found or (lock.exists() and found <= known)
 

@@ -242,3 +242,21 @@ def test_a_disk_that_is_full_from_the_start(cllm, text, tiny, small_disk):
     assert "No space left on device" in found.err
     (small_disk / "rest").unlink()
     cllm("train", text, "-o", small_disk / "run", *tiny, "--steps", 1).assert_done()
+
+
+# A signal before or after what listens for records
+
+
+def test_a_signal_while_nothing_is_shown_yet_has_its_own_exit_code(cllm, text, tiny, monkeypatch):
+    monkeypatch.setattr("cllm_cli.reporting.reporter.make_reporter", lambda **_: signal.raise_signal(signal.SIGTERM))
+    cllm("train", text, "-o", "out", *tiny).assert_error(143, "ended at once", "nothing was changed")
+    assert not Path("out").exists()
+
+
+def test_other_commands_say_that_they_were_interrupted(cllm, run, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cllm_cli.training.run_folder.RunFolder.read_settings", interrupt)
+    found = cllm("eval", run)
+    assert (found.code, found.err) == (130, "error: interrupted\n")

@@ -8,14 +8,19 @@ import json
 import sys
 
 PARTS = {
+    "cold_starts": 20,
     "disk_sizes": 100,
     "faults": 0,
     "flips": 2000,
+    "kills": 500,
     "kills_in_a_save": 3000,
+    "kills_while_compiling": 20,
     "mutations": 100_000,
     "power_loss": 10_000,
+    "signals": 100,
+    "soak": 1800,
 }
-"""A module beside this one → how often it tries, 0 where that follows from the run."""
+"""A module beside this one → how often it tries, 0 where that follows from the run; `soak` for how many seconds."""
 
 
 def main() -> int:

@@ -397,3 +397,11 @@ def test_without_checkpoints_there_is_no_progress(folder):
 def test_every_error_above_is_one_of_ours():
     assert issubclass(RunError, CllmError)
     assert issubclass(ConfigError, CllmError)
+
+
+def test_a_folder_of_others_is_not_searched(tmp_path, monkeypatch):
+    """--out / would walk through all disks."""
+    (tmp_path / "etc").mkdir()
+    monkeypatch.setattr(type(tmp_path), "rglob", lambda *_: pytest.fail("searched"))
+    with pytest.raises(RunError, match="is not empty and no run"):
+        RunFolder(tmp_path).check_new(force=False)

@@ -85,6 +85,14 @@ def test_kernels_that_are_made_ready_are_told_one_by_one(monkeypatch):
     assert done.kernels == 2
 
 
+def test_kernels_that_no_folder_keeps_are_told_once(monkeypatch):
+    ready = [("one", 0, 2, ahead.UNKEPT), ("two", 1, 2, ahead.UNKEPT)]
+    monkeypatch.setattr(compiling, "compile_ahead", lambda calls, workers: iter(ready))
+    notice, one, two, _ = compiling.compile_kernels([])
+    assert "every command compiles anew: set CLLM_CACHE_DIR" in notice.message
+    assert (one.loading, two.loading) == (False, False)
+
+
 def test_a_start_that_fails_leaves_no_run(run, tmp_path, monkeypatch):
     def full(*_):
         raise RunError("cannot write: no space left")
