@@ -25,7 +25,7 @@ def run(count: int, seed: int) -> dict[str, Any]:
         began = time.monotonic()
         expected = compiling.finish(process)
         compile_seconds = time.monotonic() - began
-        while killed < count:
+        while killed < count and not wrong:
             cache, tries = Path(folder) / f"cache-{tries}", tries + 1
             process = compiling.start(cache)
             while process.poll() is None and len(compiling.alive(cache)) < 2:
@@ -35,11 +35,13 @@ def run(count: int, seed: int) -> dict[str, Any]:
             if random.random() < 0.5:
                 compiling.kill_all(cache)
             process.communicate()
-            if process.returncode != -signal.SIGKILL:
-                continue  # it had ended
+            if process.returncode != -signal.SIGKILL:  # it had ended by itself
+                wrong += [f"exit code {process.returncode}"] if process.returncode else []
+                continue
             killed += 1
             if not compiling.wait_until_gone(cache):
                 wrong.append("a process is left")
             wrong += compiling.wrong_with(cache, expected)
-        wrong += compiling.wrong_with_loading(cache, expected)
+        if not wrong:
+            wrong += compiling.wrong_with_loading(cache, expected)
     return {"kills": killed, "failures": len(wrong), "wrong": wrong[:5]}
