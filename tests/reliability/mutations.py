@@ -23,7 +23,8 @@ from random import Random
 
 import numpy as np
 
-from cllm_cli.config import make_settings, read_config
+from cllm_cli.config import make_settings
+from cllm_cli.config_file import read_config
 from cllm_cli.errors import CllmError
 from cllm_cli.reporting.plots import curve_from_metrics
 from cllm_cli.text.corpus import read_corpus
