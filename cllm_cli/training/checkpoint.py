@@ -11,6 +11,7 @@ The last `--keep` are kept. Random numbers are functions of seed and step, so st
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -93,7 +94,8 @@ def save(
     }
     write_folder(path, {"state.safetensors": tensor_chunks(tensors, {"step": str(progress.step)})}, manifest)
     for old in _found(folder)[settings.keep :]:
-        shutil.rmtree(old, ignore_errors=True)
+        with contextlib.suppress(OSError):  # a handle that cannot be closed is not among what rmtree ignores
+            shutil.rmtree(old)
     return path
 
 

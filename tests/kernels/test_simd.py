@@ -11,7 +11,8 @@ from compiled import by_pointer, ordered, parts, plain, row_pieces, scaled, thre
 from cllm_cli.kernels import bits, gemv, packing, pointers, simd
 from cllm_cli.kernels.bits import ROUND
 from cllm_cli.kernels.gemv import ROWS
-from cllm_cli.kernels.jit import FLAGS, JIT_OFF, cpu_features
+from cllm_cli.kernels.jit import FLAGS, JIT_OFF
+from cllm_cli.kernels.levels import host_features
 from cllm_cli.kernels.simd import MR, TILES, columns, tile_for
 
 pytestmark = pytest.mark.skipif(JIT_OFF, reason="the twins are all there is")
@@ -49,7 +50,7 @@ def test_blocks_are_as_large_as_the_second_level_cache_allows(tmp_path, monkeypa
     assert simd.block_bytes.__wrapped__() == TILE.block_bytes + more
 
 
-@pytest.mark.skipif("avx512f" not in cpu_features(), reason="no vectors of 512 bits here")
+@pytest.mark.skipif("avx512f" not in host_features(), reason="no vectors of 512 bits here")
 def test_loops_take_the_widest_vectors_that_there_are():
     """On some CPUs LLVM would prefer half of them."""
 

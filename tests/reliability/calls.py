@@ -72,7 +72,7 @@ def watching(root: Path, before: Hook) -> Iterator[None]:
 
     def open_file(file: Any, mode: str = "r", *args: Any, **more: Any) -> Any:
         path = None if isinstance(file, int) else below(file)
-        if path is None or mode not in ("wb", "ab"):
+        if path is None or mode not in ("wb", "xb", "ab"):
             return real_io_open(file, mode, *args, **more)
         return io.BufferedWriter(Raw(path, mode))
 
@@ -84,8 +84,13 @@ def watching(root: Path, before: Hook) -> Iterator[None]:
 
     def on_handle(name: str) -> Callable[[int], None]:
         def called(handle: int) -> None:
-            if found := below(handle):
-                before(Call(name, found))
+            try:
+                if found := below(handle):
+                    before(Call(name, found))
+            except OSError:
+                if name == "close":  # Linux gives the handle back, whatever it says
+                    real[name](handle)
+                raise
             real[name](handle)
 
         return called
