@@ -159,13 +159,18 @@ def newest(folder: RunFolder) -> tuple[Path | None, dict[str, Any], list[str]]:
 def discard_beyond(folder: RunFolder, step: int) -> None:
     """Removes the checkpoints past this step: damaged ones, which would count among the last."""
     for path in _found(folder):
-        if path.name > _name(step):
+        if _order(path) > _order(Path(_name(step))):
             shutil.rmtree(path, ignore_errors=True)
 
 
 def _found(folder: RunFolder) -> list[Path]:
     """The checkpoints, newest first."""
-    return sorted(folder.checkpoints.glob("step-*"), reverse=True)
+    return sorted(folder.checkpoints.glob("step-*"), key=_order, reverse=True)
+
+
+def _order(path: Path) -> tuple[int, str]:
+    """A step of more than eight digits comes after those of eight."""
+    return len(path.name), path.name
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:

@@ -49,7 +49,7 @@ class Loop:
         self.settings = session.settings
         self.recovery = Recovery(session)
         self.validation = Validation(session, stop)
-        self.saved_step = self.first_step = self.progress.step
+        self.saved_step = self.progress.step
         self.began = self.next_save = time.monotonic()
 
     def run(self) -> Iterator[Record]:
@@ -236,7 +236,7 @@ class Loop:
 
     def _fix_steps(self, seconds: float, now: float) -> None:
         """Turns --minutes into a number of steps, which is stored: the schedule needs an end."""
-        left = 60 * (self.settings.minutes or 0) - self.progress.seconds - (now - self.began)
+        left = 60 * (self.settings.minutes or 0) - self.session.progress.seconds - (now - self.began)
         per_step = seconds * (1 + EVALUATION_SHARE)
         steps = self.progress.step + min(LARGEST, max(1, math.floor(left / per_step)))
         # What nobody gave follows from the number of steps: the warm-up, and how often to evaluate and to save.
