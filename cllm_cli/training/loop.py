@@ -140,7 +140,7 @@ class Loop:
             if spike := self.recovery.learn(step, outcome.loss):
                 yield spike
                 if self.recovery.may_roll_back():
-                    yield self._went_on(self.recovery.roll_back(step, "the loss jumped"))
+                    yield self._went_on(self.recovery.roll_back(step, "the loss jumped", self.progress))
 
     def _went_on(self, outcome: tuple[Progress, Record]) -> Record:
         """Takes over where the run goes on from after trouble; gives what is to be told of it."""

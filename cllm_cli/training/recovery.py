@@ -52,17 +52,22 @@ class Recovery:
             position = self.session.stepper.sampler.position
             return replace(progress, step=error.step, position=position), Skipped(error.step, error.message)
         if policy != "stop" and self._rollbacks < MOST_ROLLBACKS:
-            return self.roll_back(error.step, error.message)
+            return self.roll_back(error.step, error.message, progress)
         raise self._final(error)
 
-    def roll_back(self, step: int, why: str) -> tuple[Progress, Record]:
-        """Goes back from `step` to the last checkpoint, and on with other batches."""
+    def roll_back(self, step: int, why: str, progress: Progress) -> tuple[Progress, Record]:
+        """Goes back from `step` to the last checkpoint, and on with other batches. The best model so far stays so."""
         session = self.session
         self._rollbacks += 1
         position = session.stepper.sampler.position
         session.model.arena.gradients.fill(0)
         found, passed = restore(session)
-        restored = replace(found or Progress(), position=position)
+        restored = replace(
+            found or Progress(),
+            position=position,
+            best_step=progress.best_step,
+            best_val_loss=progress.best_val_loss,
+        )
         session.stepper.sampler.position = position
         self.losses = deque(restored.recent_losses, WINDOW)
         return restored, RolledBack(step, restored.step, "; ".join([why, *(f"passed over: {each}" for each in passed)]))
