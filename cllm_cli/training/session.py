@@ -144,6 +144,8 @@ def resume(
                 f"the corpus is not the one that {folder.path} was trained on",
                 "give the same text, or start a new run from these weights with --init-from",
             )
+        if corpus.tokenizer.digest() != tokenizer.digest():  # the run knows characters that this text does not have
+            corpus = load_corpus(sources, spec, stored.val_fraction, val, stdin, tokenizer, reading)
     wanted, settings = settings, resolve(settings, corpus)
     checkpoint.check_fits(folder, model_config(settings))
     use_threads(settings.threads or available_cores())
