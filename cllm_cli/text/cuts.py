@@ -16,6 +16,7 @@ from typing import Protocol
 import numpy as np
 
 from cllm_cli.errors import CorpusError
+from cllm_cli.text.mapped import pieces_of
 from cllm_cli.text.tokenizers.base import IdArray, TokenArray
 
 PIECE = 1 << 22  # tokens that are looked through at a time
@@ -89,11 +90,10 @@ class Within:
 
 def ends_of_documents(tokens: TokenArray, end_of_text: int | None) -> IdArray:
     """One past the last token of each document: they end with `end_of_text`, the last one perhaps without."""
-    found = [np.zeros(0, dtype=np.int64)]
-    if end_of_text is not None:
-        found += [
-            np.flatnonzero(tokens[at : at + PIECE] == end_of_text) + at + 1 for at in range(0, tokens.size, PIECE)
-        ]
+    found, at = [np.zeros(0, dtype=np.int64)], 1
+    for piece in pieces_of(tokens, PIECE) if end_of_text is not None else ():
+        found.append(np.flatnonzero(piece == end_of_text) + at)
+        at += piece.size
     ends = np.concatenate(found)
     return ends if ends.size and ends[-1] == tokens.size else np.append(ends, tokens.size)
 

@@ -45,6 +45,8 @@ FREE = frozenset(
 threads, its memory, where a file lies whose content is compared, and how the text is read whose content is compared."""
 
 
+DERIVED = frozenset({"warmup"})
+"""What follows from the number of steps unless it is given, and so changes when --minutes becomes one."""
 LATER = {"pack": True}
 """Settings that came later, and what earlier versions did: where they say the same, the hash is that of before."""
 
@@ -71,9 +73,10 @@ class Progress:
     recent_losses: tuple[float, ...] = ()
 
 
-def settings_hash(settings: Settings) -> str:
-    """A hash of the settings that decide a run's bits."""
-    bound = {name: value for name, value in stated(settings).items() if name not in FREE and LATER.get(name) != value}
+def settings_hash(settings: Settings, besides: frozenset[str] = DERIVED) -> str:
+    """A hash of the settings that decide a run's bits, but for those in FREE and `besides`."""
+    free = FREE | besides
+    bound = {name: value for name, value in stated(settings).items() if name not in free and LATER.get(name) != value}
     return hashlib.sha256(json.dumps(bound, sort_keys=True).encode()).hexdigest()
 
 
@@ -117,7 +120,7 @@ def load(
             f"the corpus is not the one that {folder.path} was trained on",
             "give the same text, or start a new run from these weights with --init-from",
         )
-    if manifest["settings"] != settings_hash(settings):
+    if manifest["settings"] not in (settings_hash(settings), settings_hash(settings, frozenset())):  # as once it was
         raise RunError(
             f"the settings in {folder.config} are not those of its checkpoint", "restore config.toml as it was"
         )

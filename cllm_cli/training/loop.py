@@ -85,9 +85,12 @@ class Loop:
         yield from self._save()
         if not self.stop():
             final = self.progress.step >= self._final()
-            self.progress, found = yield from self.validation.report(self.progress, final)
-            if found:
-                yield found
+            try:
+                self.progress, found = yield from self.validation.report(self.progress, final)
+                if found:
+                    yield found
+            except NotFiniteError as error:
+                yield self.recovery.at_the_end(error)
         yield self._end("interrupt" if self.stop() else self._reason())
         if self.stop():
             saved = "all is saved: --resume goes on" if self.progress.step else "nothing was trained yet"

@@ -11,7 +11,7 @@ from cllm_cli.config import Settings
 from cllm_cli.errors import ConfigError
 from cllm_cli.model.build import Model
 from cllm_cli.model.program import EVALUATE, TRAIN
-from cllm_cli.model.recompute import CHEAP, NONE, POLICIES
+from cllm_cli.model.recompute import CHEAP, NONE, POLICIES, check_policy
 from cllm_cli.optim import OPTIMIZERS
 from cllm_cli.optim.base import state_bytes
 from cllm_cli.training.machine import Room, available_memory
@@ -40,14 +40,19 @@ def planned_bytes(settings: Settings, policy: str) -> dict[str, int]:
     return {"params": weights, "grads": weights, "optimizer": state, "activations": activations}
 
 
-def choose_recompute(settings: Settings) -> Settings:
+def choose_recompute(settings: Settings, asked: bool = True) -> Settings:
     """Resolved settings with a policy of recomputation: the given one, else the first that fits into the memory.
 
-    That is --memory, which counts what the process has taken already, else what the machine has left. What is cheap is
-    computed again also where that saves much. Raises ConfigError where nothing fits.
+    One that was not `asked` for, but chosen when the run was begun, is the first that is tried. The memory is --memory,
+    which counts what the process has taken already, else what the machine has left. What is cheap is computed again
+    also where that saves much. Raises ConfigError where nothing fits, or the policy is none.
     """
+    if settings.recompute:
+        check_policy(settings.recompute)
     total = functools.cache(functools.partial(_total, settings))
-    policies = [settings.recompute] if settings.recompute else POLICIES[POLICIES.index(_unasked(total)) :]
+    policies = POLICIES[POLICIES.index(settings.recompute or _unasked(total)) :]
+    if settings.recompute and asked:
+        policies = policies[:1]
     taken = resident_bytes() or 0 if settings.memory else 0
     room = Room(parse_size(settings.memory), "--memory allows") if settings.memory else available_memory()
     if room is None:

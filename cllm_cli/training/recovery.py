@@ -55,6 +55,12 @@ class Recovery:
             return self.roll_back(error.step, error.message, progress)
         raise self._final(error)
 
+    def at_the_end(self, error: NotFiniteError) -> Record:
+        """What is to be told where the last word on the validation text is not finite. Raises TrainingError."""
+        if self.session.settings.on_nan == "skip":
+            return Skipped(error.step, error.message)
+        raise self._final(error)
+
     def roll_back(self, step: int, why: str, progress: Progress) -> tuple[Progress, Record]:
         """Goes back from `step` to the last checkpoint, and on with other batches. The best model so far stays so."""
         session = self.session

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from cllm_cli.config import LARGEST, Settings, make_settings, stated
 from cllm_cli.errors import ConfigError, UsageError
 from cllm_cli.optim import OPTIMIZERS
@@ -47,7 +49,7 @@ def resolve(given: Settings, corpus: Corpus) -> Settings:
     steps stays None where --minutes decides. Raises ConfigError for unknown names and for settings that do not fit
     together.
     """
-    if not given.pack and corpus.documents > 1 and corpus.tokenizer.end_of_text is None:
+    if not given.pack and corpus.tokenizer.end_of_text is None and _has_several(corpus, given):
         raise ConfigError(
             "--no-pack needs an id that ends a document, and the tokenizer has none", "choose another --tokenizer"
         )
@@ -100,6 +102,13 @@ def sampler_of(corpus: Corpus, settings: Settings) -> Sampler:
     size = _whole(settings.block_size)
     cuts = cuts_of(corpus.train, size, corpus.tokenizer.end_of_text, settings.pack)
     return Sampler(corpus.train, size, settings.seed, cuts=cuts)
+
+
+def _has_several(corpus: Corpus, given: Settings) -> bool:
+    """Whether the training text or that of --val is made of several documents."""
+    if corpus.contents is not None:
+        return max(map(int, np.bincount(corpus.contents["val"].astype(np.int64)))) > 1
+    return corpus.documents - (given.val is not None) > 1
 
 
 def tokens_in_step(settings: Settings) -> int:

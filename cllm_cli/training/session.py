@@ -149,7 +149,7 @@ def resume(
     wanted, settings = settings, resolve(settings, corpus)
     checkpoint.check_fits(folder, model_config(settings))
     use_threads(settings.threads or available_cores())
-    settings = choose_recompute(settings)
+    settings = choose_recompute(settings, asked="recompute" in merge(given))
     with folder.locked():
         session = _build(folder, wanted, settings, corpus)
         progress, passed = restore(session)
