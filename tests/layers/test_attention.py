@@ -10,7 +10,7 @@ from cllm_cli.checks.harness import Bench
 from cllm_cli.kernels.jit import JIT_OFF
 from cllm_cli.kernels.simd import MR, columns
 from cllm_cli.layers import LAYERS
-from cllm_cli.layers.attention import STRIP
+from cllm_cli.layers.attention import KEYS, STRIP
 
 ATTENTION = LAYERS.load("attention")
 precisions = pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -83,7 +83,7 @@ def test_heads_and_sequences_know_nothing_of_each_other(dtype):
 
 
 @precisions
-@pytest.mark.parametrize("time", [STRIP - 1, STRIP, STRIP + 1, 3 * STRIP + MR + 1])
+@pytest.mark.parametrize("time", [STRIP - 1, STRIP, STRIP + 1, 3 * STRIP + MR + 1, (2 * KEYS + 2) * STRIP])
 def test_one_head_shared_by_several_threads_has_the_same_bits(dtype, time, set_threads):
     found = []
     for threads in (1, 2, 3, 7):

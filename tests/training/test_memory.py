@@ -178,3 +178,14 @@ def test_a_plan_of_any_size_takes_no_memory(settings):
     with pytest.raises(ConfigError, match=r"training needs [\d,]{10,} MB of memory, .* [\d,]+ MB"):
         choose_recompute(huge)
     assert resident_bytes() - before < 50 * 10**6
+
+
+def test_a_policy_that_nobody_asked_for_is_where_to_begin(settings, monkeypatch):
+    """A run that is resumed has its policy from its start, and less memory perhaps."""
+    chosen = dataclasses.replace(settings, recompute="cheap")
+    monkeypatch.setattr(memory, "available_memory", lambda: Room(total(settings, "block"), "this machine has"))
+    assert choose_recompute(chosen, asked=False).recompute == "block"
+    with pytest.raises(ConfigError, match="training needs"):
+        choose_recompute(chosen)
+    monkeypatch.setattr(memory, "available_memory", lambda: Room(10**12, "this machine has"))
+    assert choose_recompute(chosen, asked=False).recompute == "cheap"

@@ -129,3 +129,9 @@ def test_a_score_is_the_sum_of_its_documents(run, rows, tmp_path):
     assert score.tokens == sum(part.tokens for part in each)
     assert score.bytes == sum(part.bytes for part in each)
     assert score.nats == pytest.approx(sum(part.nats for part in each), rel=1e-5)
+
+
+def test_one_text_with_another_for_validation_needs_no_end_of_text(run, rows, tmp_path):
+    other = tmp_path / "other.txt"
+    other.write_text("another text, and one text alone " * 9, "utf-8")
+    assert list(run("out", rows, val=str(other), pack=False))[-1].stopped == "steps"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections import deque
@@ -13,6 +14,7 @@ from safetensors.numpy import load_file
 
 from cllm_cli.errors import ConfigError, NotFiniteError, TrainingError
 from cllm_cli.training import checkpoint
+from cllm_cli.training.evaluate import Evaluator, Score
 from cllm_cli.training.recovery import MOST_ROLLBACKS, MOST_SKIPPED, SPIKE, WINDOW, deviation
 from cllm_cli.training.step import Stepper
 
@@ -223,3 +225,40 @@ def test_where_the_loss_jumps_it_may_go_back(run, losses):
     events = [(record.event, record.step) for record in records if record.event in {"spike", "rollback"}]
     assert events == [("spike", WINDOW + 1), ("rollback", WINDOW + 1)]
     assert records[-1].stopped == "steps"
+
+
+def test_going_back_keeps_the_best_model_that_was_found_since(run, tmp_path, failing, monkeypatch):
+    """It was of other batches than those that follow, which may never be as good."""
+    following = itertools.chain([3.0, 1.8], itertools.repeat(2.5))
+
+    def score(self, batches=None):
+        yield Score(tokens=10, bytes=20, nats=10 * next(following), hits=5)
+
+    monkeypatch.setattr(Evaluator, "score", score)
+    failing(14)
+    records = list(run(**LONG | {"eval_every": 3, "eval_batches": 9999, "steps": 9}, on_nan="rollback"))
+    found = [(record.event, record.step) for record in records if record.event in {"eval", "rollback"}]
+    assert found[:3] == [("eval", 3), ("eval", 6), ("rollback", 8)]
+    assert [record.best for record in records if record.event == "eval"][:3] == [True, True, False]
+    assert records[-1].best_val_loss == 1.8
+
+
+@pytest.mark.parametrize(("policy", "ends"), [("skip", "steps"), ("stop", "error"), ("rollback", "error")])
+def test_the_last_word_on_the_validation_text_heeds_the_policy(run, monkeypatch, policy, ends):
+    following = iter([2.0, math.nan])
+
+    def score(self, batches=None):
+        yield Score(tokens=10, bytes=20, nats=10 * next(following), hits=5)
+
+    monkeypatch.setattr(Evaluator, "score", score)
+    records, error = [], None
+    try:
+        for record in run(steps=3, eval_every=3, eval_batches=1, save_every=3, on_nan=policy):
+            records.append(record)
+    except TrainingError as raised:
+        error = raised
+    assert records[-1].stopped == ends
+    assert (error is None) == (policy == "skip")
+    assert [record.event for record in records].count("skip") == (policy == "skip")
+    if error:
+        assert "step-00000003 is whole" in error.hint

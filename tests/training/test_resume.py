@@ -72,3 +72,19 @@ def test_weights_of_another_run_are_taken_and_its_run_is_left_alone(run, tmp_pat
     for name, values in best.items():
         np.testing.assert_allclose(taken[name], values, rtol=0, atol=1e-8, err_msg=name)
     assert differing(state(tmp_path / "first"), before) == []
+
+
+@pytest.mark.parametrize("how", ["tokenizer", "init_from"])
+def test_a_vocabulary_with_more_characters_than_the_text_stays_that_of_the_run(run, text, tmp_path, how):
+    """Learned again from the text alone it would have other ids, and nothing else would tell."""
+    wide = tmp_path / "wide.txt"
+    wide.write_text("!#$%&" + text.read_text("utf-8"), "utf-8")
+    list(run("wide", wide, tokenizer="char"))
+    given = {"tokenizer": str(tmp_path / "wide" / "tokenizer.json")}
+    if how == "init_from":
+        given = {"init_from": tmp_path / "wide"}
+    list(run("whole", **given))
+    list(run("parts", **given, stop_after=3))
+    list(run("parts", resume=True))
+    ends = [load_file(tmp_path / name / "checkpoint/step-00000006/state.safetensors") for name in ("whole", "parts")]
+    assert all(np.array_equal(ends[0][name], ends[1][name]) for name in ends[0])

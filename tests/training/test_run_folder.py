@@ -375,6 +375,18 @@ def test_another_text_and_other_settings_are_refused(folder):
         load(folder, lr=0.5)
     progress, _ = load(folder, steps=99)  # the length may change
     assert progress.step == 2
+    progress, _ = load(folder, warmup=7)  # which follows from it, and is fixed late with --minutes
+    assert progress.step == 2
+
+
+def test_a_checkpoint_that_was_bound_to_its_warm_up_is_read(folder):
+    path = newest(folder) / "manifest.json"
+    manifest = json.loads(path.read_text("utf-8"))
+    manifest["settings"] = checkpoint.settings_hash(folder.read_settings(), frozenset())
+    path.write_text(json.dumps(manifest | {"sha256": entries_hash(manifest)}), "utf-8")
+    assert load(folder)[0].step == 2
+    with pytest.raises(RunError, match="are not those of its checkpoint"):
+        load(folder, warmup=7)
 
 
 def test_as_many_checkpoints_are_kept_as_the_settings_say(folder):
