@@ -20,7 +20,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # From the lowest to the highest: a line imports its own rank or a lower one.
 RANKS = [
-    {"errors", "config", "config_file", "registry", "printable", "regular"},
+    {"errors", "config", "config_file", "presets", "registry", "printable", "regular"},
     {"kernels"},
     {"layers"},
     {"model", "optim", "text"},

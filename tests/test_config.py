@@ -11,12 +11,10 @@ import tomli_w
 
 from cllm_cli.commands.options import ALIASES, known_name
 from cllm_cli.config import (
-    PRESETS,
     Settings,
     flag_of,
     make_settings,
     merge,
-    preset,
     setting_of,
     stated,
     type_of,
@@ -24,6 +22,7 @@ from cllm_cli.config import (
 from cllm_cli.config_file import LARGEST_FILE, read_config, read_toml
 from cllm_cli.errors import ConfigError, UsageError
 from cllm_cli.main import COMMANDS
+from cllm_cli.presets import PRESETS, preset
 
 FIELDS = {item.name: item for item in fields(Settings)}
 EXAMPLES = {int: 3, float: 0.5, str: "x", bool: True, tuple: ("x", "y")}

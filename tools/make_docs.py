@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from cllm_cli.commands.options import metavar_of
-from cllm_cli.config import PRESETS, Settings, flag_of, setting_of
+from cllm_cli.config import Settings, flag_of, setting_of
 from cllm_cli.layers import LAYERS
 from cllm_cli.model import ARCHITECTURES
 from cllm_cli.optim import OPTIMIZERS
 from cllm_cli.optim.schedule import SCHEDULES
+from cllm_cli.presets import PRESETS
 from cllm_cli.registry import Registry
 from cllm_cli.text.formats import FORMATS
 from cllm_cli.text.tokenizers import TOKENIZERS

@@ -12,10 +12,11 @@ import numpy as np
 from cllm_cli.checks.differences import DIRECTIONS, place
 from cllm_cli.checks.gradflow import Flow
 from cllm_cli.checks.trial import Trial, text_trial
-from cllm_cli.config import make_settings, preset
+from cllm_cli.config import make_settings
 from cllm_cli.errors import CheckFailed, CorpusError
 from cllm_cli.model.build import ModelConfig
 from cllm_cli.model.program import TRAIN
+from cllm_cli.presets import preset
 from cllm_cli.text.batches import Windows
 from cllm_cli.text.tokenizers.base import TokenArray
 from cllm_cli.training import checkpoint

@@ -57,9 +57,10 @@ def prepare_for(level: str, folder: Path, calls: Iterable[Call], quiet: bool = F
 def every_call() -> list[Call]:
     """Every kernel of every command, with arguments of the right types."""
     from cllm_cli.checks.selection import chosen_checks
-    from cllm_cli.config import make_settings, preset
+    from cllm_cli.config import make_settings
     from cllm_cli.model.decode import Decoder
     from cllm_cli.optim import OPTIMIZERS
+    from cllm_cli.presets import preset
     from cllm_cli.profiling.roof import roof_calls
     from cllm_cli.text.copying import copying_calls
     from cllm_cli.training.evaluate import Evaluator

@@ -10,8 +10,9 @@ from typing import Annotated
 import typer
 
 from cllm_cli.commands.options import Cpu, Debug, Json, Quiet, Threads, whole_numbers
-from cllm_cli.config import PRESETS, make_settings, preset
+from cllm_cli.config import make_settings
 from cllm_cli.errors import ConfigError
+from cllm_cli.presets import PRESETS, preset
 
 VOCABULARY = 256  # of a preset without a run: that of bytes
 

@@ -12,9 +12,10 @@ import typer
 
 from cllm_cli.commands.naming import FileNames, check_val, named_files
 from cllm_cli.commands.options import Cpu, Debug, Json, Quiet, allow_threads, with_settings
-from cllm_cli.config import PRESETS, make_settings, merge, preset
+from cllm_cli.config import make_settings, merge
 from cllm_cli.config_file import read_config
 from cllm_cli.errors import ConfigError, Interrupted, UsageError
+from cllm_cli.presets import PRESETS, preset
 
 
 @with_settings

@@ -27,7 +27,8 @@ from cllm_cli.config import Settings, stated
 from cllm_cli.errors import RunError
 from cllm_cli.model.build import ModelConfig
 from cllm_cli.training.durable import entries_hash, file_hash, tensor_chunks, write_folder
-from cllm_cli.training.run_folder import RunFolder, read_json
+from cllm_cli.training.json_files import read_json
+from cllm_cli.training.run_folder import RunFolder
 from cllm_cli.training.tensor_files import check_model, copy_tensors, open_tensors
 
 FORMAT = 2

@@ -19,7 +19,8 @@ from cllm_cli.text.tokenized import store_facts
 from cllm_cli.text.tokenizers import builder_of, tokenizer_from_json
 from cllm_cli.text.tokenizers.base import Tokenizer
 from cllm_cli.training import checkpoint
-from cllm_cli.training.run_folder import LARGEST_TEXT, RunFolder, read_json
+from cllm_cli.training.json_files import LARGEST_TEXT, read_json
+from cllm_cli.training.run_folder import RunFolder
 from cllm_cli.training.tensor_files import open_tensors
 
 SHOWN_IDS = 8

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
@@ -108,12 +109,13 @@ class Pulse(Step):
     event: ClassVar[str] = ""
 
 
-class Trouble(Record):
+class Trouble(Record, ABC):
     """Something that went wrong and did not end the run. `message` tells it in words."""
 
     @property
+    @abstractmethod
     def message(self) -> str:
-        raise NotImplementedError
+        """One line."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
 import shutil
@@ -19,15 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tomli_w
 
-from cllm_cli.config import Settings, make_settings, stated
-from cllm_cli.config_file import LARGEST_FILE, read_toml
+from cllm_cli.config import Settings, make_settings
+from cllm_cli.config_file import read_toml, toml_of
 from cllm_cli.errors import ConfigError, RunError
 from cllm_cli.model.arena import Arena
 from cllm_cli.model.build import Model, ModelConfig
 from cllm_cli.model.transformers_config import transformers_config
-from cllm_cli.regular import open_regular
 from cllm_cli.text.corpus import Corpus
 from cllm_cli.text.stored_corpus import check_tokens, restored
 from cllm_cli.text.tokenizers import tokenizer_from_json
@@ -41,13 +38,12 @@ from cllm_cli.training.durable import (
     tensor_chunks,
     write_file,
 )
+from cllm_cli.training.json_files import read_json
 from cllm_cli.training.tensor_files import check_model, copy_tensors, open_tensors, read_tokens
 
 OWN = ("config.toml", "config.json", "model.safetensors", "tokenizer.json", "metrics.jsonl", "checkpoint", "data")
 LOCK = ".lock"
-HASHED = b"# sha256 of what follows: "
-LARGEST_TEXT = 256 << 20  # bytes of a tokenizer that anyone could mean
-LARGEST_FACTS = 64 << 20  # and of what is noted of a corpus: the names of its files, if they are many
+LARGEST_FACTS = 64 << 20  # bytes of what is noted of a corpus: the names of its files, if they are many
 
 
 class RunFolder:
@@ -193,9 +189,7 @@ class RunFolder:
         write_file(self.path / "config.json", [json.dumps(facts, indent=1).encode()])
 
     def write_settings(self, settings: Settings) -> None:
-        """Writes config.toml. Its first line is the hash of the rest, so that a file cut short is seen as well."""
-        text = tomli_w.dumps(stated(settings)).encode()
-        write_file(self.config, [HASHED + hashlib.sha256(text).hexdigest().encode() + b"\n", text])
+        write_file(self.config, [toml_of(settings)])
 
     def write_model(self, arena: Arena, step: int, val_loss: float | None) -> None:
         """Writes the weights as transformers names them."""
@@ -207,21 +201,10 @@ class RunFolder:
         if not self.path.is_dir() or not self.config.is_file():
             raise RunError(f"there is no run in {self.path}", "give the folder that cllm train has made")
         self.check_links()
-        self._check_settings()
         try:
-            return make_settings(read_toml(self.config))
+            return make_settings(read_toml(self.config, as_written=True))
         except ConfigError as error:
             raise RunError(f"{self.config} is damaged: {error.message}", error.hint) from error
-
-    def _check_settings(self) -> None:
-        with _as_run_error(self.config), open_regular(self.config) as file:
-            first, _, rest = file.read(LARGEST_FILE).partition(b"\n")
-        if first.startswith(HASHED) and first[len(HASHED) :] != hashlib.sha256(rest).hexdigest().encode():
-            raise RunError(
-                f"{self.config} is not as it was written",
-                "restore it, and change a run with the flags of --resume; what was edited on purpose is read without"
-                " the first line",
-            )
 
     def read_tokenizer(self) -> Tokenizer:
         """The run's tokenizer. Its ids fit into the model, which would read beyond its weights otherwise."""
@@ -284,21 +267,6 @@ def default_folder(corpus: Sequence[str]) -> Path:
     return Path("runs") / (name or "corpus")
 
 
-def read_json(path: Path, largest: int = LARGEST_TEXT) -> dict[str, Any]:
-    """A JSON object of at most `largest` bytes from a file of a run. Raises RunError for a missing or damaged one."""
-    try:
-        with open_regular(path) as file:
-            content = file.read(largest + 1)
-        if len(content) > largest:
-            raise RunError(f"{path} is too large to be what its name says", "restore the run folder, or train again")
-        facts = json.loads(content.decode())
-    except (OSError, ValueError, RecursionError) as error:
-        raise RunError(f"cannot read {path}: {_reason(error)}", "restore the run folder, or train again") from error
-    if not isinstance(facts, dict):
-        raise RunError(f"{path} is damaged: it is no JSON object", "restore the run folder, or train again")
-    return facts
-
-
 def model_config(settings: Settings) -> ModelConfig:
     """The model of resolved settings. Raises RunError where one is missing."""
     names = ("n_layer", "n_head", "n_embd", "n_hidden", "block_size", "vocab_size")
@@ -315,7 +283,3 @@ def _as_run_error(path: Path) -> Any:
         yield
     except OSError as error:
         raise RunError(f"cannot use {path}: {error.strerror}", "restore the run folder, or choose another") from error
-
-
-def _reason(error: Exception) -> str:
-    return error.strerror or str(error) if isinstance(error, OSError) else str(error)

@@ -36,7 +36,8 @@ from cllm_cli.text.tokenizers.byte import ByteTokenizer
 from cllm_cli.training import checkpoint, train
 from cllm_cli.training.durable import entries_hash
 from cllm_cli.training.inspection import run_facts
-from cllm_cli.training.run_folder import RunFolder, read_json
+from cllm_cli.training.json_files import read_json
+from cllm_cli.training.run_folder import RunFolder
 
 from .mutants import spoiled, spoiled_json
 

@@ -32,7 +32,7 @@ def in_memory(size):
 @pytest.fixture
 def full_disk(monkeypatch):
     """Temporary files without a name that lie where there is no room."""
-    monkeypatch.setattr(tempfile, "TemporaryFile", lambda buffering=-1: Path("/dev/full").open("w+b", buffering))  # noqa: SIM115
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda buffering=-1: Path("/dev/full").open("w+b", buffering))  # noqa: SIM115  # whoever asks for it closes it
     monkeypatch.setattr(tempfile, "tempdir", "/far/away")
 
 

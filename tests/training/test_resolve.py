@@ -7,9 +7,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from cllm_cli.config import Settings, make_settings, preset
+from cllm_cli.config import Settings, make_settings
 from cllm_cli.errors import ConfigError
 from cllm_cli.optim import OPTIMIZERS
+from cllm_cli.presets import preset
 from cllm_cli.text.corpus import Corpus
 from cllm_cli.text.tokenizers.byte import ByteTokenizer
 from cllm_cli.training.resolve import resolve, tokens_in_step

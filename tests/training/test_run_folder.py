@@ -14,7 +14,8 @@ from safetensors.numpy import load_file, save_file
 from cllm_cli.errors import CllmError, ConfigError, RunError
 from cllm_cli.training import checkpoint, run_folder
 from cllm_cli.training.durable import entries_hash
-from cllm_cli.training.run_folder import LARGEST_TEXT, LOCK, RunFolder, model_config
+from cllm_cli.training.json_files import LARGEST_TEXT
+from cllm_cli.training.run_folder import LOCK, RunFolder, model_config
 
 
 @pytest.fixture(scope="module")
