@@ -124,6 +124,8 @@ class RunFolder:
             self._lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             sync_folder(self.path)  # without its lock a start that failed is not known for one
+            for folder in (self.path, self.checkpoints, self.data):
+                remove_temporaries(folder)
         except BlockingIOError as error:
             self.unlock()
             raise RunError(
@@ -134,8 +136,6 @@ class RunFolder:
             raise RunError(
                 f"cannot write to {self.path}: {error.strerror}", "choose another folder with --out"
             ) from error
-        for folder in (self.path, self.checkpoints, self.data):
-            remove_temporaries(folder)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -158,14 +158,15 @@ class RunFolder:
 
     def clear(self) -> None:
         """Removes the run that is here, and nothing that is not of a run; last config.toml, that says it is one."""
-        for name in reversed(OWN):
-            item = self.path / name
-            if item == self.config and item.exists():
-                sync_folder(self.path)
-            if item.is_dir() and not item.is_symlink():
-                shutil.rmtree(item)
-            else:
-                item.unlink(missing_ok=True)
+        with _as_run_error(self.path):
+            for name in reversed(OWN):
+                item = self.path / name
+                if item == self.config and item.exists():
+                    sync_folder(self.path)
+                if item.is_dir() and not item.is_symlink():
+                    shutil.rmtree(item)
+                else:
+                    item.unlink(missing_ok=True)
 
     def create(self, settings: Settings, model: Model, corpus: Corpus, origin: Mapping[str, Any] | None = None) -> None:
         """Writes what a run has from its first moment; config.toml last, since it says that there is a run.

@@ -1,6 +1,6 @@
 """Disks from no room at all to more than a run needs: it comes to its end, or says where there was no room.
 
-The disk is one that counts: a write that does not fit is cut short, and the next one fails, as on a real one.
+The disk is one that counts: a write that does not fit fails, and writes nothing.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from cllm_cli.training.run_folder import RunFolder
 
 from .calls import Call, watching
 from .faults import Judge
-from .small_runs import bits, start
+from .small_runs import bits, in_memory, start
 
 BLOCK = 4096
 
@@ -52,7 +51,7 @@ class SmallDisk:
 def run(count: int, seed: int) -> dict[str, Any]:
     """Trains on `count` disks, evenly from nothing to what a run needs. Nothing is drawn at random."""
     outcomes, wrong = Counter[str](), Counter[str]()
-    with tempfile.TemporaryDirectory() as folder:
+    with in_memory() as folder:
         judge = Judge(Path(folder))
         shutil.rmtree(judge.run)
         roomy = SmallDisk(judge.run, 1 << 40)

@@ -8,9 +8,9 @@ from __future__ import annotations
 import errno
 import hashlib
 import itertools
-import os
+import re
 import shutil
-import tempfile
+import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,8 +21,10 @@ from cllm_cli.training import checkpoint
 from cllm_cli.training.records import Checkpointed, Record, Step
 from cllm_cli.training.run_folder import RunFolder
 
+from . import forks
 from .calls import Fault, watching
-from .small_runs import bits, copied, resume, resumed, start, strays, text_in
+from .chains import events
+from .small_runs import SETTINGS, bits, copied, in_memory, resume, resumed, start, strays, text_in
 
 CODES = {"ENOSPC": errno.ENOSPC, "EIO": errno.EIO, "EDQUOT": errno.EDQUOT, "EACCES": errno.EACCES}
 SAVED, NEXT = 6, 9  # the step whose checkpoint was there before, and that of the save that meets a fault
@@ -64,7 +66,7 @@ class Judge:
         """Of the contents, but for times: metrics.jsonl and manifests are there or not."""
         digest = hashlib.sha256()
         for path in sorted(self.run.rglob("*")):
-            name = str(path.relative_to(self.run)).replace(str(os.getpid()), "")
+            name = re.sub(r"\.tmp-\d+-", ".tmp-", str(path.relative_to(self.run)))  # whose process it was
             timed = path.is_dir() or path.suffix == ".jsonl" or path.name == "manifest.json"
             content = str(path.is_dir() or path.stat().st_size // 64).encode() if timed else path.read_bytes()
             digest.update(f"{name} {len(content)} ".encode() + content)
@@ -131,9 +133,8 @@ def one_save(place: Path) -> tuple[int, Counter]:
     return last - first, _tried(judge, range(first + 1, last + 1), fresh, records)
 
 
-def whole_run(place: Path, most: int) -> tuple[int, Counter]:
+def whole_run(judge: Judge, most: int) -> tuple[int, Counter]:
     """Every call of a run from nothing to its end, or the first `most` of them."""
-    judge = Judge(place)
 
     def fresh() -> None:
         shutil.rmtree(judge.run, ignore_errors=True)
@@ -150,11 +151,51 @@ def whole_run(place: Path, most: int) -> tuple[int, Counter]:
     return calls, _tried(judge, range(1, calls + 1), fresh, records)
 
 
+def killed_runs(place: Path, most: int) -> list[tuple[Path, int, int]]:
+    """Runs killed at the first file call, at the second, …: what is left, exit codes, the last steps told.
+
+    The last is the first one that comes to its end. This process must not have run a kernel: it is forked.
+    """
+    forks.warm_up(place)
+    found: list[tuple[Path, int, int]] = []
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in SETTINGS.items()]
+    code = -signal.SIGKILL
+    while code == -signal.SIGKILL and not (most and len(found) == most):
+        number = len(found) + 1
+        run = place / f"killed-{number}"
+        child = forks.Child(
+            ["train", "text.txt", "-o", run.name, "--json", *flags], place, during=watching(run, Fault(number, None))
+        )
+        code = child.ended_within(None) or 0
+        told = [event["step"] for event in events(place / "out.jsonl") if event["event"] == "checkpoint"]
+        found.append((run, code, max(told, default=0)))
+    return found
+
+
+def judged(judge: Judge, killed: list[tuple[Path, int, int]]) -> Counter:
+    """What is wrong with what killed runs have left. The last one that was not killed is not counted."""
+    wrong: Counter[str] = Counter()
+    for run, code, saved in killed:
+        if code == -signal.SIGKILL:
+            there = checkpoint.newest(RunFolder(run))[1].get("step", 0)
+            shutil.rmtree(judge.run, ignore_errors=True)
+            if run.exists():
+                run.rename(judge.run)
+            lost = f"step {saved} is lost, {there} is there" if there < saved else ""
+            wrong[lost or judge.verdict()] += 1
+        elif code:
+            wrong[f"exit code {code}"] += 1
+    return wrong
+
+
 def run(count: int, seed: int) -> dict[str, Any]:
     """Every call of a whole run; `count` limits how many, 0 does not. Nothing is drawn at random."""
-    with tempfile.TemporaryDirectory() as folder:
-        calls, wrong = whole_run(Path(folder), count)
-    return summary(calls, wrong)
+    with in_memory() as folder:
+        killed = killed_runs(Path(folder), count)  # first, since this process must have run no kernel for it
+        judge = Judge(Path(folder))
+        calls, wrong = whole_run(judge, count)
+        wrong += judged(judge, killed)
+    return {**summary(calls, wrong), "kills": sum(code == -signal.SIGKILL for _, code, _ in killed)}
 
 
 def summary(calls: int, wrong: Counter) -> dict[str, Any]:
@@ -163,5 +204,5 @@ def summary(calls: int, wrong: Counter) -> dict[str, Any]:
         "calls": calls,
         "trials": trials,
         "failures": trials - wrong.pop("", 0),
-        "wrong": dict(wrong.most_common(5)),
+        "wrong": dict(wrong.most_common(40)),
     }

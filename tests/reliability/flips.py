@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
 from pathlib import Path
 from random import Random
@@ -15,7 +14,7 @@ from cllm_cli.text.corpus import FACTS
 from cllm_cli.training import checkpoint
 from cllm_cli.training.run_folder import RunFolder
 
-from .small_runs import start, text_in
+from .small_runs import in_memory, start, text_in
 
 HARMLESS = {"metrics.jsonl", "config.json"}
 """Files that nothing reads: the one is a log, the other is for others, and is written anew by --resume."""
@@ -42,7 +41,7 @@ def everything(folder: RunFolder) -> tuple[Any, ...]:
 def run(count: int, seed: int) -> dict[str, Any]:
     """Damages `count` times: two of three times a bit, else the length."""
     random, outcomes, wrong = Random(seed), Counter[str](), Counter[str]()
-    with tempfile.TemporaryDirectory() as place:
+    with in_memory() as place:
         text, folder = text_in(Path(place)), RunFolder(Path(place) / "run")
         for _ in start(text, folder.path):
             pass

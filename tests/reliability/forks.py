@@ -14,6 +14,7 @@ import signal
 import sys
 import traceback
 from pathlib import Path
+from typing import Any
 
 from numba.np.ufunc import parallel
 
@@ -43,14 +44,24 @@ def warm_up(place: Path) -> None:
 
 
 class Child:
-    """`cllm ARGS` in a process of its own within `place`; its streams go to files of these names there."""
+    """`cllm ARGS` in a process of its own within `place`; its streams go to files of these names there.
 
-    def __init__(self, args: list[str], place: Path, out: str = "out.jsonl", err: str = "err.txt") -> None:
+    `during` is entered there before anything else.
+    """
+
+    def __init__(
+        self,
+        args: list[str],
+        place: Path,
+        out: str = "out.jsonl",
+        err: str = "err.txt",
+        during: contextlib.AbstractContextManager[None] | None = None,
+    ) -> None:
         self._told, tell = os.pipe()
         self._middle = os.fork()
         if self._middle == 0:
             os.close(self._told)
-            _stand_between(args, place, out, err, tell)
+            _stand_between(args, place, out, err, tell, during or contextlib.nullcontext())
         os.close(tell)
         self.pid = int.from_bytes(os.read(self._told, 4), "little")
 
@@ -69,12 +80,13 @@ class Child:
             os.kill(self.pid, number)
 
 
-def _stand_between(args: list[str], place: Path, out: str, err: str, tell: int) -> None:
+def _stand_between(args: list[str], place: Path, out: str, err: str, tell: int, during: Any) -> None:
     """Starts the grandchild, and tells its id and then how it ended; does not return."""
     pid = os.fork()
     if pid == 0:
         os.close(tell)
-        os._exit(_run(args, place, out, err))
+        with during:
+            os._exit(_run(args, place, out, err))
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     os.write(tell, pid.to_bytes(4, "little"))

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ from cllm_cli.training.run_folder import RunFolder
 
 from .calls import Call, Fault, watching
 from .faults import NEXT, SAVED, Judge
-from .small_runs import copied, resumed
+from .small_runs import copied, in_memory, resumed
 
 
 class Waiting:
@@ -84,10 +83,13 @@ class Hooked:
 
 
 def run(count: int, seed: int) -> dict[str, Any]:
-    """Kills every other save at a file call, the rest at a moment. `before` and `after`: how often which was there."""
+    """Kills every other save at a file call, each in turn, the rest at a moment.
+
+    `before` and `after`: how often which checkpoint was there.
+    """
     random, found, wrong = Random(seed), Counter[int](), Counter[str]()
     hook, never = Hooked(), Fault(0, None)
-    with tempfile.TemporaryDirectory() as place:
+    with in_memory() as place:
         judge = Judge(Path(place))
         copied(judge.before, judge.place / "waiting")
         with watching(judge.place / "waiting", hook):
@@ -96,7 +98,7 @@ def run(count: int, seed: int) -> dict[str, Any]:
             for number in range(count):
                 waiting.as_before()
                 at_call = number % 2 == 0
-                pid = waiting.child(Fault(random.randint(1, calls), None) if at_call else never)
+                pid = waiting.child(Fault(number // 2 % calls + 1, None) if at_call else never)
                 if not at_call:
                     time.sleep(random.uniform(0, 1.2 * seconds))
                     os.kill(pid, signal.SIGKILL)

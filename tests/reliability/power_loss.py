@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from cllm_cli.training.run_folder import RunFolder, open_tensors
 
 from .calls import Call, watching
 from .disk import Disk, File, Folder, build, tree_of
-from .small_runs import bits, resume, resumed, start, strays, text_in
+from .small_runs import bits, in_memory, resume, resumed, start, strays, text_in
 
 RESUMED = 100  # of so many states one goes on to its end
 LOSSES = (0.0, 0.1, 0.5, 0.9, 1.0)
@@ -133,8 +132,7 @@ def run(count: int, seed: int, ignored: Callable[[Call], bool] = lambda call: Fa
     """Checks `count` states. Calls that are `ignored` have no effect: a flush that was forgotten must be found out."""
     random, bad, known = Random(seed), Counter[str](), Known()
     gone_on = 0
-    shared = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=shared if shared.is_dir() else None) as folder:
+    with in_memory() as folder:
         place = Path(folder)
         text, real, cut = text_in(place), place / "real", place / "cut"
         real.mkdir()

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from cllm_cli.errors import CllmError, ConfigError, RunError
 from cllm_cli.training import checkpoint, run_folder
-from cllm_cli.training.durable import entries_hash
+from cllm_cli.training.durable import TEMPORARY, entries_hash
 from cllm_cli.training.json_files import LARGEST_TEXT
 from cllm_cli.training.run_folder import LOCK, RunFolder, model_config
 
@@ -136,6 +136,20 @@ def test_clearing_removes_the_run_and_nothing_else(folder):
     (folder.path / "notes.txt").write_text("mine", "utf-8")
     folder.clear()
     assert {item.name for item in folder.path.iterdir()} == {"notes.txt", LOCK}
+
+
+def test_what_cannot_be_removed_is_named(folder, monkeypatch):
+    def refuse(*args, **more):
+        raise OSError(5, "Input/output error")
+
+    (folder.path / f"{TEMPORARY}1-left").touch()
+    monkeypatch.setattr(os, "unlink", refuse)
+    with pytest.raises(RunError, match=r"cannot use .*/run: Input/output error"):
+        folder.clear()
+    with pytest.raises(RunError, match=r"cannot write to .*/run: Input/output error"):
+        folder.lock()
+    monkeypatch.undo()
+    RunFolder(folder.path).lock()  # it was given back
 
 
 # ---- the lock
