@@ -26,7 +26,7 @@ import numpy.typing as npt
 from cllm_cli.errors import CorpusError
 from cllm_cli.layers.base import IGNORED
 from cllm_cli.text.cuts import Across, Cuts, Within
-from cllm_cli.text.mapped import let_go
+from cllm_cli.text.mapped import check_there, let_go
 from cllm_cli.text.tokenizers.base import IdArray, TokenArray
 
 Int32Array = npt.NDArray[np.int32]
@@ -87,7 +87,11 @@ class Sampler:
         return int(rounds) * self._round_length + int(lengths[:whole].sum()) + part
 
     def next_batch(self, x_out: Int32Array, y_out: Int32Array) -> None:
-        """Write the next B windows into `x_out` and `y_out` (B, T), and advance by B."""
+        """Write the next B windows into `x_out` and `y_out` (B, T), and advance by B.
+
+        Raises CorpusError where the file of the tokens was cut short.
+        """
+        check_there(self._tokens)
         done, batch = 0, len(x_out)
         while done < batch:
             offset = self.position - self._first
@@ -141,9 +145,10 @@ class Windows:
         return -(-int(self._cuts.lengths[0]) // self._shape[0])
 
     def __getitem__(self, index: int) -> tuple[Int32Array, Int32Array]:
-        """x and y (B, T) of batch `index`."""
+        """x and y (B, T) of batch `index`. Raises CorpusError where the file of the tokens was cut short."""
         if not 0 <= index < len(self):
             raise IndexError(index)
+        check_there(self._tokens)
         x = np.zeros(self._shape, dtype=np.int32)
         y = np.full(self._shape, IGNORED, dtype=np.int32)
         first = index * len(x)

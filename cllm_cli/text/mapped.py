@@ -13,6 +13,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from cllm_cli.errors import CorpusError
+
 # Bytes: using a page maps those around it too, in blocks that lie as this size does or a part of it (a huge page).
 REACH = 1 << 21
 
@@ -37,9 +39,24 @@ def let_go(array: npt.NDArray[Any]) -> None:
     memory.madvise(mmap.MADV_DONTNEED, start - first, stop - start)
 
 
+def check_there(array: npt.NDArray[Any]) -> None:
+    """Raise CorpusError where the file that an array lies in has become shorter than it was: using what is gone ends
+    the process (SIGBUS). Nothing where it lies in no file.
+    """
+    memory = _mapping_of(array)
+    if memory is not None and memory.size() < len(memory):
+        raise CorpusError(
+            "a file of tokens was cut short while it was read", "make it again, and go on with --resume if it was a run"
+        )
+
+
 def pieces_of(array: npt.NDArray[Any], size: int) -> Iterator[npt.NDArray[Any]]:
-    """An array in pieces of `size` elements, each of which is let go when the next one is asked for."""
+    """An array in pieces of `size` elements, each of which is let go when the next one is asked for.
+
+    Raises CorpusError where its file is cut short meanwhile.
+    """
     for start in range(0, len(array), size):
+        check_there(array)
         piece = array[start : start + size]
         yield piece
         let_go(piece)

@@ -23,6 +23,7 @@ from cllm_cli.text.tokenizers.table import MOST_IDS, TableEncoder, TableTokenize
 
 PARTS = ("model", "added_tokens", "normalizer", "pre_tokenizer", "post_processor", "decoder")
 """What a tokenizer.json has; padding, truncation and its version are left out."""
+LONGEST_PIECE = 1 << 12  # characters: the library takes pieces apart by recursion, and long ones end the process
 BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
 
 
@@ -54,7 +55,9 @@ class HuggingFaceTokenizer(TableTokenizer):
     def encode_texts(self, texts: list[str]) -> list[TokenArray]:
         try:
             found = self._library.encode_batch_fast(texts, add_special_tokens=False)
-        except Exception as error:  # the library raises nothing more special
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # a regular expression that gives up on a text ends in a panic, as in _guarded
             raise CorpusError(
                 f"the tokenizer cannot encode the text: {error!a:.200}", "use --tokenizer byte, which takes any bytes"
             ) from error
@@ -115,11 +118,21 @@ def builder_of(description: Mapping[str, Any], named: Iterable[str]) -> Builder:
 
 
 def _loaded(description: Mapping[str, Any]) -> Any:
+    _check_pieces(description.get("model"))
     text = json.dumps({"version": "1.0", "truncation": None, "padding": None, **description})
     made = library("tokenizers").Tokenizer.from_str(text)
     made.encode_special_tokens = True
     made.encode("a b", add_special_tokens=False)  # whether it works at all
     return made
+
+
+def _check_pieces(model: Any) -> None:
+    """Raise ValueError where a piece of a Unigram model is beyond LONGEST_PIECE."""
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    for entry in vocabulary if isinstance(vocabulary, list) else ():
+        piece = entry[0] if isinstance(entry, list) and entry else ""
+        if isinstance(piece, str) and len(piece) > LONGEST_PIECE:
+            raise ValueError(f"a token has {len(piece)} characters, more than {LONGEST_PIECE}")
 
 
 @contextmanager

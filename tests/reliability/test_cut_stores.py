@@ -1,0 +1,74 @@
+"""A token store that is cut short under whoever reads it: an error before the next batch, and the run goes on later."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cllm_cli.errors import CorpusError
+from cllm_cli.text.batches import Sampler, Windows
+from cllm_cli.text.mapped import check_there, mapped, pieces_of
+from cllm_cli.training import checkpoint, train
+from cllm_cli.training.run_folder import RunFolder
+
+from .small_runs import SETTINGS, TEXT, bits
+
+sys.path.append(str(Path(__file__).parents[1] / "text"))  # where pytest finds what tests share
+
+
+@pytest.fixture
+def tokens(tmp_path):
+    """2,000 tokens in a file of less than a page: what is gone of it reads as zeros, and ends no process."""
+    path = tmp_path / "tokens"
+    path.write_bytes(bytes(2000))
+    with path.open("rb") as file:
+        return path, mapped(file, np.dtype(np.uint8), 2000)
+
+
+READERS = {
+    "training": lambda tokens: Sampler(tokens, 8, 1).next_batch(*np.zeros((2, 2, 8), np.int32)),
+    "evaluation": lambda tokens: Windows(tokens, 8, 2)[0],
+    "pieces": lambda tokens: list(pieces_of(tokens, 100)),
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_what_is_gone_is_not_read(reader, tokens):
+    path, array = tokens
+    READERS[reader](array)
+    os.truncate(path, 1999)
+    with pytest.raises(CorpusError, match="was cut short while it was read"):
+        READERS[reader](array)
+
+
+def test_what_grows_and_what_lies_in_no_file_is_read(tokens):
+    path, array = tokens
+    os.truncate(path, 3000)
+    check_there(array)
+    check_there(np.zeros(4, np.uint8))
+    check_there(np.empty(0, np.uint8))
+
+
+@pytest.mark.parametrize("step", [2, 5, 11])
+def test_a_run_on_a_store_that_is_cut_short_goes_on_to_the_same_bits(tmp_path, step):
+    from store_files import stored
+
+    (tmp_path / "text.txt").write_text(TEXT, "utf-8")
+    store, run, whole = tmp_path / "text.tok", tmp_path / "run", tmp_path / "whole"
+    stored(store, [tmp_path / "text.txt"])
+    for _ in train([store], whole, **SETTINGS):
+        pass
+    content = store.read_bytes()
+    with pytest.raises(CorpusError, match="was cut short while it was read"):
+        for record in train([store], run, **SETTINGS):
+            if record.event == "step" and record.step == step:
+                os.truncate(store, len(content) - 1)
+    assert checkpoint.newest(RunFolder(run))[1].get("step", 0) == step // 3 * 3
+    store.write_bytes(content)
+    for _ in train([store], run, resume=True, threads=1):
+        pass
+    assert bits(run) == bits(whole)
