@@ -82,6 +82,8 @@ MODULES: dict[str, list[Stage]] = {
     "training/durable.py": [Stage(("tests/training/test_durable.py",)), Stage(FOLDER)],
     "training/metrics.py": [Stage(("tests/training/test_metrics.py",)), Stage(("tests/training/test_loop.py",))],
     "training/run_folder.py": [Stage(FOLDER), Stage(("tests/training/test_loop.py", "tests/training/test_session.py"))],
+    "training/json_files.py": [Stage(FOLDER), Stage(("tests/reliability/test_hostile_files.py",))],
+    "training/tensor_files.py": [Stage(FOLDER), Stage(("tests/reliability/test_hostile_files.py",))],
     "training/step.py": [
         Stage(("tests/training/test_step.py",)),
         Stage(("tests/training/test_resume.py", "tests/training/test_allocations.py")),
