@@ -186,3 +186,66 @@ def test_a_tensor_is_mapped_where_it_lies(tmp_path, name):
         assert found.size == 0 or not found.flags.writeable
     with pytest.raises(KeyError):
         mapped_tensor(tmp_path / "t", "d")
+
+
+def test_what_a_save_before_has_left_is_not_saved_with_the_next(tmp_path):
+    """A process has the name of its own temporary folder again where the one before died under the same number."""
+    left = tmp_path / f"{durable.TEMPORARY}{os.getpid()}-step-1"
+    left.mkdir()
+    (left / "of another").write_bytes(b"left")
+    write_folder(tmp_path / "step-1", {"a": [b"1"]}, {})
+    assert sorted(item.name for item in (tmp_path / "step-1").iterdir()) == ["a", "manifest.json"]
+    assert not left.exists()
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    with pytest.raises(RunError, match=r"cannot write .*step-1"):
+        write_folder(tmp_path / "nowhere" / "step-1", {"a": [b"1"]}, {})
+
+
+def test_a_folder_that_another_process_makes_meanwhile_will_do(tmp_path, monkeypatch):
+    (tmp_path / "run").mkdir()
+    found = iter([False])
+    real = Path.is_dir
+    monkeypatch.setattr(Path, "is_dir", lambda self: next(found, None) is not False and real(self))
+    durable.make_folder(tmp_path / "run")
+    assert list(found) == []
+
+
+@pytest.mark.parametrize("folder", [True, False])
+def test_temporaries_that_go_by_themselves_are_no_error(tmp_path, monkeypatch, folder):
+    monkeypatch.setattr(Path, "glob", lambda self, pattern: [self / ".tmp-1-gone"])
+    monkeypatch.setattr(Path, "is_dir", lambda self: folder)
+    remove_temporaries(tmp_path)
+
+
+def test_no_handle_stays_open(tmp_path):
+    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    for _ in range(3):
+        durable.sync_folder(tmp_path)
+        write_file(tmp_path / "file", [b"1"])
+        write_folder(tmp_path / "folder", {"a": [b"1"]}, {})
+        list(tensor_chunks({"a": np.zeros(3, np.float32)}, {}))
+        durable.file_hash(tmp_path / "file")
+    assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+
+
+def test_all_of_a_file_is_with_the_system_when_it_is_flushed(tmp_path, monkeypatch):
+    sizes = []
+    monkeypatch.setattr(os, "fsync", lambda handle: sizes.append(os.fstat(handle).st_size))
+    write_file(tmp_path / "file", [b"abc", b"de"])
+    assert sizes[0] == 5
+
+
+@pytest.mark.parametrize("size", range(1, 10))
+def test_data_is_aligned_whatever_its_names_are(size):
+    header = next(tensor_chunks({"a" * size: np.zeros(3, np.float32)}, {}))
+    assert len(header) % 8 == 0
+    assert int.from_bytes(header[:8], "little") == len(header) - 8
+
+
+def test_a_hash_of_entries_does_not_depend_on_their_order():
+    entries = {"b": 1, "a": [2, {"d": 3, "c": 4}]}
+    assert durable.entries_hash(entries) == durable.entries_hash(dict(reversed(entries.items())))
+    assert durable.entries_hash(entries) == durable.entries_hash(entries | {"sha256": "any"})
+    assert durable.entries_hash(entries) != durable.entries_hash(entries | {"b": 2})

@@ -78,7 +78,10 @@ MODULES: dict[str, list[Stage]] = {
     "optim/schedule.py": [Stage(("tests/optim/test_schedules.py",))],
     "optim/sgd.py": [Stage(("tests/optim/test_every_optimizer.py",)), Stage(("tests/training/test_step.py",))],
     "text/batches.py": [Stage(("tests/text/test_batches.py",))],
-    "training/checkpoint.py": [Stage(FOLDER), Stage(("tests/training/test_resume.py", "tests/training/test_loop.py"))],
+    "training/checkpoint.py": [
+        Stage(("tests/training/test_checkpoint.py", *FOLDER)),
+        Stage(("tests/training/test_resume.py", "tests/training/test_loop.py")),
+    ],
     "training/durable.py": [Stage(("tests/training/test_durable.py",)), Stage(FOLDER)],
     "training/metrics.py": [Stage(("tests/training/test_metrics.py",)), Stage(("tests/training/test_loop.py",))],
     "training/run_folder.py": [Stage(FOLDER), Stage(("tests/training/test_loop.py", "tests/training/test_session.py"))],

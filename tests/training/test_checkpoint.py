@@ -1,0 +1,185 @@
+"""What a checkpoint may say, how large it may be, and which of several is taken."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from cllm_cli.errors import RunError
+from cllm_cli.training import checkpoint
+from cllm_cli.training.checkpoint import LARGEST_MANIFEST, MOST_LOSSES
+from cllm_cli.training.durable import entries_hash
+from cllm_cli.training.run_folder import RunFolder, model_config
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The folder of a short run; not to be changed."""
+    from conftest import TINY
+
+    from cllm_cli.training import train
+
+    place = tmp_path_factory.mktemp("trained")
+    (place / "text.txt").write_text("what is here is here. " * 60, "utf-8")
+    list(train([place / "text.txt"], place / "run", **TINY | {"steps": 2, "save_every": 1}))
+    return place / "run"
+
+
+@pytest.fixture
+def folder(trained, tmp_path):
+    """A copy of that run."""
+    return RunFolder(shutil.copytree(trained, tmp_path / "run"))
+
+
+def stating(folder, spaces=0, **figures):
+    """Where the newest checkpoint stands that states these figures and is whole; and why others are passed over."""
+    path = max(folder.checkpoints.iterdir()) / "manifest.json"
+    manifest = json.loads(path.read_text("utf-8")) | figures
+    text = json.dumps(manifest | {"sha256": entries_hash(manifest)})
+    path.write_text(text.ljust(spaces), "utf-8")
+    _, found, passed = checkpoint.newest(folder)
+    return found["step"], passed
+
+
+# ---- what it may say
+
+
+@pytest.mark.parametrize(
+    "figures",
+    [
+        {"recent_losses": [1.0] * MOST_LOSSES},
+        {"recent_losses": []},
+        {"val_loss": None, "best_step": None, "best_val_loss": None, "evaluated_step": None, "sampled_step": None},
+        {"seconds": 1e300, "loss_sum": -1e300, "val_loss": 0, "bits_per_byte": 1.5},
+        {"position": 2**63 - 1, "metrics_bytes": 0, "loss_count": 0},
+        {"something": "of a later version"},
+    ],
+)
+def test_figures_of_a_run_are_read(folder, figures):
+    assert stating(folder, **figures) == (2, [])
+
+
+@pytest.mark.parametrize(
+    "figures",
+    [
+        {"recent_losses": [1.0] * (MOST_LOSSES + 1)},
+        {"recent_losses": [float("nan")]},
+        {"recent_losses": ["1"]},
+        {"recent_losses": 1},
+        {"position": 2**63},
+        {"position": -1},
+        {"position": True},
+        {"position": 1.0},
+        {"position": None},
+        {"loss_sum": None},
+        {"seconds": float("inf")},
+        {"seconds": -float("inf")},
+        {"seconds": True},
+        {"val_loss": float("nan")},
+        {"best_step": "1"},
+        {"step": 10**9},
+        {"parts": {"state.safetensors": {}}},
+        {"parts": {}},
+        {"format": 3},
+        {"format": 0},
+    ],
+)
+def test_figures_of_no_run_are_passed_over(folder, figures):
+    """Their hash is right: anyone can compute it."""
+    step, passed = stating(folder, **figures)
+    assert step == 1
+    assert "step-00000002" in passed[0]
+
+
+def test_a_manifest_is_no_larger_than_a_mebibyte(folder):
+    assert LARGEST_MANIFEST == 2**20
+    assert MOST_LOSSES == 2**10
+    assert stating(folder, spaces=LARGEST_MANIFEST) == (2, [])
+    assert stating(folder, spaces=LARGEST_MANIFEST + 1)[0] == 1
+
+
+def test_a_state_of_another_size_is_passed_over(folder):
+    """Its hash is right, and the manifest's size is not."""
+    path = max(folder.checkpoints.iterdir()) / "manifest.json"
+    part = json.loads(path.read_text("utf-8"))["parts"]["state.safetensors"]
+    step, passed = stating(folder, parts={"state.safetensors": part | {"bytes": part["bytes"] + 1}})
+    assert (step, "its state is not as it was written" in passed[0]) == (1, True)
+
+
+# ---- which is taken
+
+
+def test_steps_of_nine_digits_come_after_those_of_eight(folder):
+    for step in (99_999_999, 100_000_000):
+        (folder.checkpoints / f"step-{step}").mkdir()
+    passed = checkpoint.newest(folder)[2]
+    assert ["step-100000000" in passed[0], "step-99999999" in passed[1]] == [True, True]
+
+
+def test_what_is_beyond_is_removed_as_far_as_it_can_be(folder):
+    """A file is no checkpoint, and does not stand in the way of anything."""
+    (folder.checkpoints / "step-00000009").write_text("", "utf-8")
+    (folder.checkpoints / "step-100000000").mkdir()
+    checkpoint.discard_beyond(folder, 1)
+    assert sorted(item.name for item in folder.checkpoints.iterdir()) == ["step-00000001", "step-00000009"]
+
+
+def test_the_hash_of_settings_does_not_depend_on_their_order(folder, monkeypatch):
+    settings, stated = folder.read_settings(), checkpoint.stated
+    before = checkpoint.settings_hash(settings)
+    monkeypatch.setattr(checkpoint, "stated", lambda one: dict(reversed(stated(one).items())))
+    assert checkpoint.settings_hash(settings) == before
+
+
+# ---- whether it fits, before memory is taken
+
+
+def test_weights_of_another_size_are_told_before_memory_is_taken(folder):
+    config = model_config(folder.read_settings())
+    checkpoint.check_fits(folder, config)
+    with pytest.raises(RunError, match=r"no checkpoint in .* is whole: .* is \(16,\), not \(32,\)|not \("):
+        checkpoint.check_fits(folder, replace(config, n_embd=32))
+    newest = max(folder.checkpoints.iterdir())
+    (newest / "state.safetensors").write_bytes(b"")
+    checkpoint.check_fits(folder, config)  # the one before has them
+    shutil.rmtree(folder.checkpoints)
+    folder.checkpoints.mkdir()
+    checkpoint.check_fits(folder, config)
+    with pytest.raises(RunError) as raised:
+        checkpoint.check_fits(folder, replace(config, n_embd=32))
+    assert str(folder.model) in raised.value.message
+    assert "no checkpoint" not in raised.value.message
+    folder.model.unlink()
+    checkpoint.check_fits(folder, replace(config, n_embd=32))  # there is nothing that could not fit
+
+
+def test_the_faults_of_the_newest_are_told(folder):
+    config = model_config(folder.read_settings())
+    for path in folder.checkpoints.iterdir():
+        (path / "state.safetensors").write_bytes(b"")
+    with pytest.raises(RunError, match=r"no checkpoint in .* is whole: .*step-00000002"):
+        checkpoint.check_fits(folder, config)
+
+
+def test_weights_that_are_not_finite_are_not_resumed_from(folder):
+    path = max(folder.checkpoints.iterdir()) / "state.safetensors"
+    tensors = load_file(path)
+    tensors["transformer.ln_f.weight"][0] = np.nan
+    save_file(tensors, path)
+    with pytest.raises(RunError, match="is not finite"):
+        settled(folder, path)
+
+
+def settled(folder, path):
+    """Loads a state whose manifest was made to fit."""
+    from cllm_cli.training.durable import file_hash
+
+    part = {"bytes": path.stat().st_size, "sha256": file_hash(path)}
+    assert stating(folder, parts={"state.safetensors": part}) == (2, [])
+    tensors = {name: np.zeros_like(values) for name, values in load_file(path).items()}
+    checkpoint.load(folder, tensors, folder.read_settings(), folder.read_facts()["fingerprint"])
