@@ -87,6 +87,13 @@ def test_a_run_that_trained_nothing_may_be_started_over(folder):
         folder.check_new(force=False)
 
 
+def test_weights_from_elsewhere_are_no_work(folder):
+    folder.model.unlink()
+    shutil.rmtree(folder.checkpoints)
+    (folder.checkpoints / "step-00000000").mkdir(parents=True)
+    folder.check_new(force=False)
+
+
 def test_a_checkpoint_alone_is_work(folder):
     folder.model.unlink()
     with pytest.raises(RunError, match="there is a run in"):
@@ -99,6 +106,8 @@ def test_what_a_killed_start_leaves_may_be_started_over(folder):
     folder.metrics.unlink()
     shutil.rmtree(folder.checkpoints)
     folder.check_new(force=False)
+    folder.checkpoints.mkdir()
+    folder.check_new(force=False)  # all that there may be
     (folder.path / LOCK).unlink()
     with pytest.raises(RunError, match="is not empty and no run"):
         folder.check_new(force=False)
@@ -167,6 +176,29 @@ def test_a_lock_is_held_until_it_is_given_back(folder):
         raise ZeroDivisionError
     folder.lock()
     folder.unlock()
+
+
+def test_a_folder_that_was_made_goes_where_nothing_came_of_it(tmp_path, folder):
+    def nothing(where):
+        with where.locked():
+            raise ZeroDivisionError
+
+    for where in (RunFolder(tmp_path / "new"), folder):
+        with pytest.raises(ZeroDivisionError):
+            nothing(where)
+    assert not (tmp_path / "new").exists()
+    assert folder.model.exists()
+
+
+def test_a_folder_with_a_link_that_leads_out_is_not_locked(tmp_path, folder):
+    """What is left over in it would be removed."""
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / f"{TEMPORARY}1-mine").write_text("mine", "utf-8")
+    shutil.rmtree(folder.data)
+    folder.data.symlink_to(tmp_path / "outside")
+    with pytest.raises(RunError, match=r"data is a link that leads out of the run folder"):
+        folder.lock()
+    assert names(tmp_path / "outside") == [f"{TEMPORARY}1-mine"]
 
 
 def test_a_folder_that_cannot_be_locked_is_named(tmp_path):
