@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -188,6 +190,36 @@ def test_a_folder_that_was_made_goes_where_nothing_came_of_it(tmp_path, folder):
             nothing(where)
     assert not (tmp_path / "new").exists()
     assert folder.model.exists()
+
+
+def test_a_folder_that_is_gone_already_hides_no_error(tmp_path):
+    def gone():
+        with RunFolder(tmp_path / "new").locked():
+            shutil.rmtree(tmp_path / "new")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        gone()
+
+
+def test_a_lock_that_is_not_had_leaves_no_handle(folder):
+    folder.lock()
+    before = names(Path("/proc/self/fd"))
+    with pytest.raises(RunError, match="another process is training"):
+        RunFolder(folder.path).lock()
+    gc.collect()
+    assert names(Path("/proc/self/fd")) == before
+    folder.unlock()
+
+
+def test_a_lock_that_was_given_back_closes_nothing_more(folder, tmp_path):
+    """The number of its handle is another file's by then."""
+    folder.lock()
+    folder.unlock()
+    with (tmp_path / "other").open("wb") as file:
+        folder.unlock()
+        file.write(b"1")
+    assert (tmp_path / "other").read_bytes() == b"1"
 
 
 def test_a_folder_with_a_link_that_leads_out_is_not_locked(tmp_path, folder):
