@@ -309,6 +309,19 @@ def test_a_token_and_a_fact_that_were_changed_are_seen(folder):
     assert folder.read_facts()["train_bytes"] == 1
 
 
+def test_a_token_of_the_validation_text_that_was_changed_is_seen(folder):
+    flip_a_byte(folder.data / "tokens.safetensors")
+    with pytest.raises(RunError, match=r"tokens\.safetensors is damaged"):
+        folder.read_validation(folder.read_tokenizer())
+
+
+def test_a_run_with_a_link_that_leads_out_is_not_read(tmp_path, folder):
+    (tmp_path / "outside").mkdir()
+    (folder.checkpoints / "link").symlink_to(tmp_path / "outside")
+    with pytest.raises(RunError, match="link is a link that leads out of the run folder"):
+        folder.read_settings()
+
+
 def test_a_weight_that_was_changed_is_seen(folder):
     flip_a_byte(folder.model)
     with pytest.raises(RunError, match="is not as it was written"):
