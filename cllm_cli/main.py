@@ -9,6 +9,7 @@ import functools
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
@@ -16,6 +17,7 @@ import typer
 import typer.main
 
 import cllm_cli
+from cllm_cli.commands.doctor import doctor
 from cllm_cli.commands.eval import evaluate
 from cllm_cli.commands.generate import generate
 from cllm_cli.commands.gradcheck import gradcheck
@@ -25,7 +27,7 @@ from cllm_cli.commands.profile import profile
 from cllm_cli.commands.tokenize import tokenize
 from cllm_cli.commands.train import train
 from cllm_cli.commands.warmup import warmup
-from cllm_cli.errors import CllmError
+from cllm_cli.errors import CllmError, UsageError
 from cllm_cli.printable import one_line
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -37,7 +39,11 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "gradcheck": gradcheck,
     "profile": profile,
     "warmup": warmup,
+    "doctor": doctor,
 }
+
+COMPLETION = "_CLLM_COMPLETE"
+"""The variable in which a shell asks what could come next; it gives no arguments then."""
 
 app = typer.Typer(
     name="cllm",
@@ -48,19 +54,28 @@ for _name, _command in COMMANDS.items():
     app.command(_name)(_command)
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
+def _show_version(context: typer.Context, wanted: bool) -> None:
+    if not wanted:
+        return
+    if context.params["json"]:
+        from cllm_cli.checks.installation import version_facts  # it imports Numba, to ask what that will do
+        from cllm_cli.training.records import json_line
+
+        sys.stdout.write(json_line(version_facts()) + "\n")
+    else:
         sys.stdout.write(f"cllm {cllm_cli.__version__}\n")
-        raise typer.Exit
+    raise typer.Exit
 
 
 @app.callback()
 def options(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
-    ] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_show_version, help="Show the version.")] = False,
+    # Eager, so that it is known when --version is heard, whichever comes first.
+    json: Annotated[bool, typer.Option("--json", is_eager=True, help="With --version: all about the build.")] = False,
 ) -> None:
     """Train transformer language models on the CPU."""
+    if json:
+        raise UsageError("--json comes after the command", "for example: cllm doctor --json, or cllm --version --json")
 
 
 @functools.cache
@@ -74,7 +89,7 @@ def main(args: Sequence[str]) -> int:
     if sys.stdout is None:  # `cllm … >&-`
         return _fail("standard output is closed", "send it to a file, or to /dev/null", 1, debug)
     try:
-        if not args:
+        if not args and COMPLETION not in os.environ:
             with contextlib.redirect_stdout(sys.stderr):
                 _program().main(["--help"], prog_name="cllm", standalone_mode=False)
             return _fail("no command was given", "for example: cllm train corpus.txt", 2, debug)
@@ -149,8 +164,15 @@ def _usage(error: typer.TyperException, args: Sequence[str]) -> tuple[str, str]:
     return f"unknown flag {unknown}", f"did you mean {known[close[0]]}?" if close else hint
 
 
+def _show_warning(message: Warning | str, *_: Any) -> None:
+    """A warning of a library: its first line is for the user, the place in the code is not."""
+    with contextlib.suppress(OSError, AttributeError):
+        sys.stderr.write(f"warning: {one_line(str(message).partition(chr(10))[0])}\n")
+
+
 def run() -> None:
     """The console script."""
+    warnings.showwarning = _show_warning  # type: ignore[assignment]  # it takes all arguments by their order
     # A file that is opened must not take the place of a closed stream, which libraries write to by number.
     with contextlib.suppress(OSError):
         while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
