@@ -7,6 +7,7 @@ import difflib
 import errno
 import functools
 import os
+import re
 import sys
 import traceback
 import warnings
@@ -27,7 +28,7 @@ from cllm_cli.commands.profile import profile
 from cllm_cli.commands.tokenize import tokenize
 from cllm_cli.commands.train import train
 from cllm_cli.commands.warmup import warmup
-from cllm_cli.errors import CllmError, UsageError
+from cllm_cli.errors import CllmError, ConfigError, UsageError
 from cllm_cli.printable import one_line
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -69,6 +70,7 @@ def _show_version(context: typer.Context, wanted: bool) -> None:
 
 @app.callback()
 def options(
+    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", callback=_show_version, help="Show the version.")] = False,
     # Eager, so that it is known when --version is heard, whichever comes first.
     json: Annotated[bool, typer.Option("--json", is_eager=True, help="With --version: all about the build.")] = False,
@@ -76,6 +78,9 @@ def options(
     """Train transformer language models on the CPU."""
     if json:
         raise UsageError("--json comes after the command", "for example: cllm doctor --json, or cllm --version --json")
+    threads = os.environ.get("NUMBA_NUM_THREADS", "").strip()
+    if re.fullmatch(r"-[0-9]+|\+?0+", threads) and context.invoked_subcommand != "doctor":  # which tells all there is
+        raise ConfigError(f"NUMBA_NUM_THREADS={threads} leaves no thread", "unset it")  # Numba cannot be imported
 
 
 @functools.cache
@@ -183,6 +188,8 @@ def run() -> None:
         sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115
     if os.environ.get("COLUMNS") == "0":  # a terminal that nobody knows, in which no help would be seen
         del os.environ["COLUMNS"]
+    if not os.environ.get("TERM"):  # Rich, which shows the help, would take it for one with colours
+        os.environ["TERM"] = "dumb"
     # The platform's encoding must not decide whether a sample can be written.
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, OSError):

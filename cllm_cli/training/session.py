@@ -232,14 +232,12 @@ def use_threads(count: int) -> None:
 
 def threading_layer() -> str:
     """What runs the kernels' threads: omp, tbb or workqueue. Raises ConfigError where Numba can start none."""
-    most = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]  # set by name
-    if most < 1:
-        raise ConfigError(f"NUMBA_NUM_THREADS={most} leaves no thread", "unset it, or set it to 1 or more")
     try:
         numba.get_num_threads()  # starts them
     except ValueError as error:
         raise ConfigError(
-            f"Numba cannot start its threads: {' '.join(str(error).split())}", "unset NUMBA_THREADING_LAYER"
+            f"Numba cannot start its threads: {' '.join(str(error).split())}",
+            "unset NUMBA_THREADING_LAYER and NUMBA_THREADING_LAYER_PRIORITY",
         ) from error
     return str(numba.threading_layer())  # type: ignore[attr-defined]
 
