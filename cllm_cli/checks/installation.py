@@ -148,12 +148,14 @@ def _installed(environment: Mapping[str, str]) -> Finding:
 
 
 def _files() -> Finding:
-    from cllm_cli.checks.unpacked import damage
+    from cllm_cli.checks.unpacked import MANIFEST, damage
 
     folder = Path(sys.executable).parent
     wrong = list(damage(folder))
     more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
-    said = f"{'; '.join(wrong[:SHOWN])}{more}; remove {folder}" if wrong else "as they were packed"
+    # Without the list it may be no folder of the binary's at all.
+    remedy = f"; it is unpacked anew once {folder} is removed" if (folder / MANIFEST).is_file() else f" in {folder}"
+    said = f"{'; '.join(wrong[:SHOWN])}{more}{remedy}" if wrong else "as they were packed"
     return Finding("files", not wrong, said, {"damaged": wrong, "folder": str(folder)})
 
 

@@ -153,7 +153,10 @@ def test_from_the_binary_its_files_are_checked(tmp_path, monkeypatch):
     assert findings["install"].detail.startswith("binary")
     assert findings["install"].facts["path"] == "/opt/cllm"
     assert not findings["files"].ok
-    assert ".manifest: No such file or directory" in findings["files"].detail
+    assert findings["files"].detail == f".manifest: No such file or directory in {tmp_path}"
+    (tmp_path / ".manifest").write_text(f"{'0' * 64} 3 a\n" * 9, "utf-8")
+    detail = found({"CLLM_BINARY": "/opt/cllm"})["files"].detail
+    assert detail.endswith(f" and 4 more; it is unpacked anew once {tmp_path} is removed")
 
 
 @pytest.mark.parametrize("error", [ConfigError("what", "do"), ImportError("what"), OSError(2, "what")])
