@@ -15,11 +15,13 @@ import compileall
 import json
 import os
 import py_compile
+import re
 import subprocess
 import sys
 import tarfile
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import zstandard
 
@@ -43,9 +45,9 @@ PARTS = {
 }
 
 
-def run(*command: str | Path, **environment: str) -> None:
+def run(*command: str | Path, cwd: Path | None = None, **environment: str) -> None:
     """Runs a command, its output on standard error. Raises CalledProcessError."""
-    subprocess.run([*map(str, command)], check=True, stdout=sys.stderr, env={**os.environ, **environment})
+    subprocess.run([*map(str, command)], check=True, stdout=sys.stderr, cwd=cwd, env={**os.environ, **environment})
 
 
 def compile_kernels(folder: Path) -> None:
@@ -95,20 +97,40 @@ def part_of(path: str) -> str:
     return next(name for name, starts in PARTS.items() if path.startswith(starts))
 
 
+def oldest_glibc(tree: Path) -> str:
+    """The version of the C library that the newest symbol of any library in the folder is of."""
+    found = {
+        tuple(map(int, version.split(b".")))
+        for library in [tree / "cllm", *tree.rglob("*.so*")]
+        for version in re.findall(rb"GLIBC_([0-9.]*[0-9])\0", library.read_bytes())
+    }
+    return ".".join(map(str, max(found)))
+
+
+def name_of_binary() -> str:
+    """The name of the file of this version."""
+    return f"cllm-{cllm_cli.__version__}-linux-x86_64"
+
+
+def build(work: Path, target: Path) -> list[dict[str, Any]]:
+    """Builds `target` by way of the empty folder `work`: compiled/ and tree/cllm/ in it are its parts. Tells of them."""
+    (work / "compiled").mkdir()
+    compile_kernels(work / "compiled")
+    return pack(build_launcher(work), collect(work), target, part_of)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=ROOT / "dist")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    target = options.out / f"cllm-{cllm_cli.__version__}-linux-x86_64"
-    with tempfile.TemporaryDirectory(prefix="cllm-binary-") as name:
-        work = Path(name)
-        (work / "compiled").mkdir()
-        compile_kernels(work / "compiled")
-        tree = collect(work)
-        for part in pack(build_launcher(work), tree, target, part_of):
+    target = options.out / name_of_binary()
+    with tempfile.TemporaryDirectory(prefix="cllm-binary-") as work:
+        for part in build(Path(work), target):
             sys.stdout.write(json.dumps({"event": "part", **part}) + "\n")
-    sys.stdout.write(json.dumps({"event": "binary", "path": str(target), "bytes": target.stat().st_size}) + "\n")
+        glibc = oldest_glibc(Path(work) / "tree" / "cllm")
+    made = {"event": "binary", "path": str(target), "bytes": target.stat().st_size, "glibc": glibc}
+    sys.stdout.write(json.dumps(made) + "\n")
 
 
 if __name__ == "__main__":

@@ -146,8 +146,8 @@ fn caches(environment: [:null]const ?[*:0]const u8) [6]?Path {
         joined(variable(environment, "CLLM_CACHE_DIR"), ""),
         joined(variable(environment, "XDG_CACHE_HOME"), "/cllm"),
         joined(variable(environment, "HOME"), "/.cache/cllm"),
-        print("/var/tmp/cllm-{d}", .{user}) catch null,
         joined(variable(environment, "TMPDIR"), print("/cllm-{d}", .{user}) catch ""),
+        print("/var/tmp/cllm-{d}", .{user}) catch null,
         print("/tmp/cllm-{d}", .{user}) catch null,
     };
 }
