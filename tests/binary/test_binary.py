@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from binary.conftest import SAMPLE, Caller
 
 import cllm_cli
+from binary.conftest import SAMPLE, Caller
 from cllm_cli.kernels.levels import LEVELS, host_features
 
 MOST_BYTES = 90_000_000

@@ -10,6 +10,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from binary.conftest import Caller
 
 zstandard = pytest.importorskip("zstandard")
