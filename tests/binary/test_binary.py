@@ -16,6 +16,7 @@ from binary.conftest import SAMPLE, Caller
 from cllm_cli.kernels.levels import LEVELS, host_features
 
 MOST_BYTES = 90_000_000
+SGD = "--preset nano --optimizer sgd --dropout 0.1 --steps 1 --quiet"
 
 
 @pytest.fixture(scope="module")
@@ -56,21 +57,7 @@ def test_every_command_works_and_nothing_is_compiled(cllm, run, tmp_path):
         "inspect run": ("inspect", run),
         "inspect text": ("inspect", text, "--json"),
         "train store": ("train", store, "--preset", "nano", "--steps", "1", "--out", tmp_path / "other", "--quiet"),
-        "dropout": (
-            "train",
-            text,
-            "--dropout",
-            "0.1",
-            "--optimizer",
-            "sgd",
-            "--steps",
-            "1",
-            "--quiet",
-            "--preset",
-            "nano",
-            "--out",
-            tmp_path / "sgd",
-        ),
+        "sgd": (*("train", text, "--out", tmp_path / "sgd"), *SGD.split()),
         "gradcheck": ("gradcheck", "--json"),
         "profile": ("profile", "--preset", "nano", "--json"),
         "warmup": ("warmup", "--json"),

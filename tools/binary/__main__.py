@@ -113,7 +113,7 @@ def name_of_binary() -> str:
 
 
 def build(work: Path, target: Path) -> list[dict[str, Any]]:
-    """Builds `target` by way of the empty folder `work`, which then has compiled/ and tree/cllm/; tells of its parts."""
+    """Builds `target` by way of the empty folder `work`, which then has compiled/ and tree/cllm/; gives its parts."""
     (work / "compiled").mkdir()
     compile_kernels(work / "compiled")
     return pack(build_launcher(work), collect(work), target, part_of)
