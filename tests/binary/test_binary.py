@@ -81,7 +81,7 @@ def test_the_level_is_the_highest_that_the_cpu_has(cllm):
     expected = next((level for level in LEVELS if LEVELS[level] <= host_features()), "native")
     assert said["level"] == expected
     assert said["install"] == "binary"
-    assert said["versions"]["cllm"] == cllm_cli.__version__
+    assert said["cllm"] == cllm_cli.__version__
 
 
 def test_doctor_finds_nothing_wrong(cllm):
@@ -199,16 +199,16 @@ def test_it_behaves_with_odd_variables(cllm, variables):
 
 
 def test_a_closed_pipe_ends_it_quietly(cllm, run):
-    generate = subprocess.Popen(
+    with subprocess.Popen(
         [cllm.program, "generate", run, "--tokens", "5000"],
         env=cllm.environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-    )
-    generate.stdout.read(10)
-    generate.stdout.close()
-    assert generate.stderr.read() == b""
-    assert generate.wait() == 141
+    ) as generate:
+        generate.stdout.read(10)
+        generate.stdout.close()
+        assert generate.stderr.read() == b""
+    assert generate.returncode == 141
 
 
 def test_numbers_are_those_of_the_package(cllm, tmp_path):

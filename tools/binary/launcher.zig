@@ -13,6 +13,7 @@ const linux = std.os.linux;
 
 const FOLDER = "binary"; // within the cache
 const PROGRAM = "cllm"; // within the folder that is unpacked
+const LIBRARIES = "_internal"; // likewise
 const MANIFEST = ".manifest"; // the index, for `cllm doctor`
 const HINT = "set CLLM_CACHE_DIR to a folder of your own that programs can run from, with 500 MB of room";
 
@@ -42,7 +43,7 @@ pub fn main(process: std.process.Init.Minimal) u8 {
             _ = linux.syscall1(.umask, mask);
             const command: [*:null]const ?[*:0]const u8 = @ptrCast(process.args.vector.ptr);
             const program = print("{s}/{s}", .{ folder, PROGRAM }) catch return tell(folder, "the path is too long", HINT);
-            reason = linux.errno(linux.execve(program, command, told(environment, self) catch return 1));
+            reason = linux.errno(linux.execve(program, command, told(environment, self, folder) catch return 1));
             _ = linux.syscall1(.umask, 0o077);
         } else |failure| switch (failure) {
             error.Damaged => return tell(self, "its content does not fit its hash: it is damaged", "fetch it again"),
@@ -167,18 +168,23 @@ fn variable(environment: [:null]const ?[*:0]const u8, name: []const u8) ?[]const
     return null;
 }
 
-/// The environment with CLLM_BINARY, which says what was started.
-fn told(environment: [:null]const ?[*:0]const u8, self: Path) error{OutOfMemory}![*:null]const ?[*:0]const u8 {
+/// The environment with CLLM_BINARY, which says what was started, and the libraries that came along before any others.
+fn told(environment: [:null]const ?[*:0]const u8, self: Path, folder: Path) error{OutOfMemory}![*:null]const ?[*:0]const u8 {
     const name = "CLLM_BINARY=";
-    var entries = try std.heap.page_allocator.allocSentinel(?[*:0]const u8, environment.len + 1, null);
+    const places = "LD_LIBRARY_PATH=";
+    var entries = try std.heap.page_allocator.allocSentinel(?[*:0]const u8, environment.len + 2, null);
     var count: usize = 0;
     for (environment) |entry| {
-        if (std.mem.startsWith(u8, std.mem.span(entry.?), name)) continue;
+        const text = std.mem.span(entry.?);
+        if (std.mem.startsWith(u8, text, name) or std.mem.startsWith(u8, text, places)) continue;
         entries[count] = entry;
         count += 1;
     }
+    const before = variable(environment, "LD_LIBRARY_PATH") orelse "";
+    const between = if (before.len > 0) ":" else "";
     entries[count] = (try print(name ++ "{s}", .{self})).ptr;
-    entries[count + 1] = null;
+    entries[count + 1] = (try print(places ++ "{s}/" ++ LIBRARIES ++ "{s}{s}", .{ folder, between, before })).ptr;
+    entries[count + 2] = null;
     return entries.ptr;
 }
 
