@@ -2,13 +2,15 @@
 
     python benchmarks/start.py [--preset nano] [--turns 9] [--cold-turns 3] [--program FILE]
 
-FILE is the single-file binary, which also unpacks itself at the first start of all. A start is measured from the start of the process to the event of its first training step. Cold ones each have an
-empty folder of compiled kernels. Standard output: JSON lines. Standard error: a table of medians.
+A start is measured from the start of the process to the event of its first training step. Cold ones each have an
+empty folder of compiled kernels. FILE is the single-file binary, which also unpacks itself at the first start of all.
+Standard output: JSON lines. Standard error: a table of medians.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import statistics
@@ -63,15 +65,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder, warm = Path(name, "run"), Path(name, "warm")
         caches = iter(Path(name, f"cold {turn}") for turn in range(options.cold_turns))
+        step = functools.partial(seconds_to_step, program, options.preset, folder)
         waits: dict[str, tuple[int, Callable[[], float]]] = {
             "first start of all": (
                 options.cold_turns,
-                lambda: seconds_to_step(program, options.preset, folder, next(caches)),
+                lambda: step(next(caches)),
             ),
-            "warm start": (options.turns, lambda: seconds_to_step(program, options.preset, folder, warm)),
+            "warm start": (options.turns, lambda: step(warm)),
             "--help": (options.turns, lambda: seconds_to_help(program, warm)),
         }
-        seconds_to_step(program, options.preset, folder, warm)
+        step(warm)
         for what, (turns, wait) in waits.items():
             seconds = [wait() for _ in range(turns)]
             emit({"event": "start", "what": what, "seconds": statistics.median(seconds), "turns": seconds})
