@@ -17,7 +17,12 @@ const LIBRARIES = "_internal"; // likewise
 const MANIFEST = ".manifest"; // the index, for `cllm doctor`
 const HINT = "set CLLM_CACHE_DIR to a folder of your own that programs can run from, with 500 MB of room";
 
+const OWN_FOLDER: linux.O = .{ .DIRECTORY = true, .CLOEXEC = true, .NOFOLLOW = true };
+const NEW_FILE: linux.O = .{ .ACCMODE = .WRONLY, .CREAT = true, .EXCL = true, .CLOEXEC = true };
+const LOCK_FILE: linux.O = .{ .ACCMODE = .RDWR, .CREAT = true, .CLOEXEC = true, .NOFOLLOW = true };
+
 const Path = [:0]const u8;
+const Environment = [:null]const ?[*:0]const u8;
 
 var arena: std.heap.ArenaAllocator = .init(std.heap.page_allocator); // for paths and the environment, never freed
 
@@ -42,8 +47,9 @@ pub fn main(process: std.process.Init.Minimal) u8 {
         if (unpacked(cache, pack)) |folder| {
             _ = linux.syscall1(.umask, mask);
             const command: [*:null]const ?[*:0]const u8 = @ptrCast(process.args.vector.ptr);
-            const program = print("{s}/{s}", .{ folder, PROGRAM }) catch return tell(folder, "the path is too long", HINT);
-            reason = linux.errno(linux.execve(program, command, told(environment, self, folder) catch return 1));
+            const program = print("{s}/" ++ PROGRAM, .{folder}) catch return tell(self, explained(.NOMEM), HINT);
+            const variables = told(environment, self, folder) catch return tell(self, explained(.NOMEM), HINT);
+            reason = linux.errno(linux.execve(program, command, variables));
             _ = linux.syscall1(.umask, 0o077);
         } else |failure| switch (failure) {
             error.Damaged => return tell(self, "its content does not fit its hash: it is damaged", "fetch it again"),
@@ -141,7 +147,7 @@ fn next_entry(lines: *std.mem.SplitIterator(u8, .scalar)) Failure!?Entry {
 // ---- where it is unpacked
 
 /// The folders that come into question, the best first.
-fn caches(environment: [:null]const ?[*:0]const u8) [6]?Path {
+fn caches(environment: Environment) [6]?Path {
     const user = linux.geteuid();
     return .{
         joined(variable(environment, "CLLM_CACHE_DIR"), ""),
@@ -159,7 +165,7 @@ fn joined(folder: ?[]const u8, rest: []const u8) ?Path {
     return print("{s}{s}", .{ text, rest }) catch null;
 }
 
-fn variable(environment: [:null]const ?[*:0]const u8, name: []const u8) ?[]const u8 {
+fn variable(environment: Environment, name: []const u8) ?[]const u8 {
     for (environment) |entry| {
         const text = std.mem.span(entry orelse break);
         if (text.len > name.len and text[name.len] == '=' and std.mem.startsWith(u8, text, name))
@@ -169,7 +175,7 @@ fn variable(environment: [:null]const ?[*:0]const u8, name: []const u8) ?[]const
 }
 
 /// The environment with CLLM_BINARY, which says what was started, and the libraries that came along before any others.
-fn told(environment: [:null]const ?[*:0]const u8, self: Path, folder: Path) error{OutOfMemory}![*:null]const ?[*:0]const u8 {
+fn told(environment: Environment, self: Path, folder: Path) error{OutOfMemory}![*:null]const ?[*:0]const u8 {
     const name = "CLLM_BINARY=";
     const places = "LD_LIBRARY_PATH=";
     var entries = try std.heap.page_allocator.allocSentinel(?[*:0]const u8, environment.len + 2, null);
@@ -197,7 +203,7 @@ fn unpacked(cache: Path, pack: Pack) Failure!Path {
     const path = try true_path(root, asked);
     try make_private(root, path);
 
-    const lock = try handle(linux.openat(root, "lock", .{ .ACCMODE = .RDWR, .CREAT = true, .CLOEXEC = true, .NOFOLLOW = true }, 0o600));
+    const lock = try handle(linux.openat(root, "lock", LOCK_FILE, 0o600));
     defer _ = linux.close(lock);
     _ = linux.flock(lock, LOCK_EX);
     const tree = whole_tree(root, pack) catch made: {
@@ -285,7 +291,7 @@ fn unpack(root: linux.fd_t, pack: Pack) Failure!void {
     remove(root, pack.name);
     _ = try done(linux.mkdirat(root, unfinished, 0o700));
     errdefer remove(root, unfinished);
-    const folder = try handle(linux.openat(root, unfinished, .{ .DIRECTORY = true, .CLOEXEC = true, .NOFOLLOW = true }, 0));
+    const folder = try handle(linux.openat(root, unfinished, OWN_FOLDER, 0));
     defer _ = linux.close(folder);
     try write_files(folder, pack);
     _ = try done(linux.renameat(root, unfinished, root, pack.name));
@@ -358,7 +364,7 @@ fn make_parents(folder: linux.fd_t, path: Path) void {
 }
 
 fn create(folder: linux.fd_t, path: Path) Failure!linux.fd_t {
-    return handle(linux.openat(folder, path, .{ .ACCMODE = .WRONLY, .CREAT = true, .EXCL = true, .CLOEXEC = true }, 0o500));
+    return handle(linux.openat(folder, path, NEW_FILE, 0o500));
 }
 
 fn write_all(file: linux.fd_t, bytes: []const u8) Failure!void {
@@ -379,7 +385,7 @@ fn remove_others(root: linux.fd_t, pack: Pack) void {
     var entries: Entries = .init(root);
     while (entries.next()) |entry| {
         if (entry.type != linux.DT.DIR or std.mem.eql(u8, entry.name, pack.name)) continue;
-        const folder = handle(linux.openat(root, entry.name, .{ .DIRECTORY = true, .CLOEXEC = true, .NOFOLLOW = true }, 0)) catch continue;
+        const folder = handle(linux.openat(root, entry.name, OWN_FOLDER, 0)) catch continue;
         defer _ = linux.close(folder);
         if (linux.errno(linux.flock(folder, LOCK_EX | LOCK_NB)) == .SUCCESS) remove(root, entry.name);
     }
@@ -387,7 +393,7 @@ fn remove_others(root: linux.fd_t, pack: Pack) void {
 
 /// Removes a folder and everything in it, as far as it can.
 fn remove(parent: linux.fd_t, name: [*:0]const u8) void {
-    const folder = handle(linux.openat(parent, name, .{ .DIRECTORY = true, .CLOEXEC = true, .NOFOLLOW = true }, 0)) catch {
+    const folder = handle(linux.openat(parent, name, OWN_FOLDER, 0)) catch {
         _ = linux.unlinkat(parent, name, 0);
         return;
     };
@@ -422,7 +428,8 @@ const Entries = struct {
             const start = self.position + @offsetOf(linux.dirent64, "name");
             self.position += entry.reclen;
             const name = std.mem.sliceTo(@as([*:0]const u8, @ptrCast(&self.buffer[start])), 0);
-            if (!std.mem.eql(u8, name, ".") and !std.mem.eql(u8, name, "..")) return .{ .name = name, .type = entry.type };
+            if (std.mem.eql(u8, name, ".") or std.mem.eql(u8, name, "..")) continue;
+            return .{ .name = name, .type = entry.type };
         }
     }
 };
