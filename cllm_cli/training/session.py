@@ -167,15 +167,15 @@ def resume(
 def restore(session: Session) -> tuple[Progress | None, list[str]]:
     """Weights and optimizer of the newest whole checkpoint, or those that a run begins with where there is none.
 
-    Gives where the checkpoint stands, and why newer ones were passed over, which are removed.
+    Gives where the checkpoint stands, and why newer ones were passed over, which are removed, as are all but the last.
     """
     initialize(session.model.arena, session.settings.seed)
     for state in session.updater.tensors().values():
         state.fill(0)
     folder = session.folder
     progress, passed = checkpoint.load(folder, session.tensors(), session.settings, session.corpus.fingerprint)
-    if progress is not None and passed:
-        checkpoint.discard_beyond(folder, progress.step)
+    if progress is not None:
+        checkpoint.tidy(folder, progress.step, session.settings.keep)
     return progress, passed
 
 

@@ -323,7 +323,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_named(folder, damage):
     assert len(passed) == 1
     assert "step-00000002" in passed[0]
     assert newest(folder).name == "step-00000002"  # reading removes nothing
-    checkpoint.discard_beyond(folder, progress.step)
+    checkpoint.tidy(folder, progress.step, 2)
     assert newest(folder).name == "step-00000001"
     damage(folder.checkpoints / "step-00000001")
     with pytest.raises(RunError, match="is whole: "):
