@@ -1,8 +1,9 @@
-"""The cllm side of speed.py: python cllm_worker.py SHAPE THREADS [--task NAME] [--recompute NAME]"""
+"""The cllm side of speed.py: python cllm_worker.py SHAPE THREADS [--task NAME] [--recompute NAME] [--cpu LEVEL]"""
 
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -107,7 +108,9 @@ def main() -> None:
     parser.add_argument("threads", type=int)
     parser.add_argument("--task", choices=MAKERS, default=TASKS[0])
     parser.add_argument("--recompute", choices=("none", "cheap", "block"))
+    parser.add_argument("--cpu", default="", help="a CPU level to compile for, as the binary has it")
     options = parser.parse_args()
+    os.environ["CLLM_CPU"] = options.cpu  # before anything imports kernels
 
     from cllm_cli.training.session import use_threads
 

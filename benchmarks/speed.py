@@ -33,6 +33,8 @@ SIDES: dict[str, tuple[str, int | None, list[str]]] = {
     "cllm none": ("cllm", None, ["--recompute", "none"]),
     "cllm block": ("cllm", None, ["--recompute", "block"]),
     "cllm one thread": ("cllm", 1, []),
+    "cllm v3": ("cllm", None, ["--cpu", "x86-64-v3"]),
+    "cllm v4": ("cllm", None, ["--cpu", "x86-64-v4"]),
     "torch eager": ("torch", None, []),
     "torch compiled": ("torch", None, ["--compile"]),
 }

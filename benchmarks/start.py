@@ -1,14 +1,16 @@
 """How long one waits: the first start of all with nothing compiled, a warm start, and the help.
 
-    python benchmarks/start.py [--preset nano] [--turns 9] [--cold-turns 3]
+    python benchmarks/start.py [--preset nano] [--turns 9] [--cold-turns 3] [--program FILE]
 
 A start is measured from the start of the process to the event of its first training step. Cold ones each have an
-empty folder of compiled kernels. Standard output: JSON lines. Standard error: a table of medians.
+empty folder of compiled kernels. FILE is the single-file binary, which also unpacks itself at the first start of all.
+Standard output: JSON lines. Standard error: a table of medians.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import statistics
@@ -25,10 +27,10 @@ from streams import emit, tell
 SAMPLE = Path(__file__).parents[1] / "sample_data"
 
 
-def seconds_to_step(preset: str, folder: Path, cache: Path) -> float:
+def seconds_to_step(program: list[str], preset: str, folder: Path, cache: Path) -> float:
     """From the start of `cllm train` to its first step."""
     text = next(SAMPLE.glob("*.txt"))
-    command = [sys.executable, "-m", "cllm_cli", "train", str(text), "--preset", preset, "--out", str(folder)]
+    command = [*program, "train", str(text), "--preset", preset, "--out", str(folder)]
     command += ["--json", "--quiet", "--log-every", "1", "--steps", "50", "--force"]
     began = time.perf_counter()
     with subprocess.Popen(
@@ -43,10 +45,11 @@ def seconds_to_step(preset: str, folder: Path, cache: Path) -> float:
     raise SystemExit(f"cllm train ended with exit code {process.returncode} before its first step")
 
 
-def seconds_to_help() -> float:
+def seconds_to_help(program: list[str], cache: Path) -> float:
     """Of `cllm --help`."""
+    environment = {**os.environ, "CLLM_CACHE_DIR": str(cache)}
     began = time.perf_counter()
-    subprocess.run([sys.executable, "-m", "cllm_cli", "--help"], stdout=subprocess.DEVNULL, check=True)
+    subprocess.run([*program, "--help"], stdout=subprocess.DEVNULL, check=True, env=environment)
     return time.perf_counter() - began
 
 
@@ -55,17 +58,23 @@ def main() -> None:
     parser.add_argument("--preset", default="nano")
     parser.add_argument("--turns", type=int, default=9)
     parser.add_argument("--cold-turns", type=int, default=3)
+    parser.add_argument("--program", type=Path, help="instead of the installed package")
     options = parser.parse_args()
+    program = [str(options.program.resolve())] if options.program else [sys.executable, "-m", "cllm_cli"]
     emit({"event": "machine", **describe(), "versions": versions("cllm", "numba", "llvmlite")})
     with tempfile.TemporaryDirectory() as name:
         folder, warm = Path(name, "run"), Path(name, "warm")
         caches = iter(Path(name, f"cold {turn}") for turn in range(options.cold_turns))
+        step = functools.partial(seconds_to_step, program, options.preset, folder)
         waits: dict[str, tuple[int, Callable[[], float]]] = {
-            "first start of all": (options.cold_turns, lambda: seconds_to_step(options.preset, folder, next(caches))),
-            "warm start": (options.turns, lambda: seconds_to_step(options.preset, folder, warm)),
-            "--help": (options.turns, seconds_to_help),
+            "first start of all": (
+                options.cold_turns,
+                lambda: step(next(caches)),
+            ),
+            "warm start": (options.turns, lambda: step(warm)),
+            "--help": (options.turns, lambda: seconds_to_help(program, warm)),
         }
-        seconds_to_step(options.preset, folder, warm)
+        step(warm)
         for what, (turns, wait) in waits.items():
             seconds = [wait() for _ in range(turns)]
             emit({"event": "start", "what": what, "seconds": statistics.median(seconds), "turns": seconds})

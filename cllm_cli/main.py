@@ -7,8 +7,10 @@ import difflib
 import errno
 import functools
 import os
+import re
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
@@ -16,6 +18,7 @@ import typer
 import typer.main
 
 import cllm_cli
+from cllm_cli.commands.doctor import doctor
 from cllm_cli.commands.eval import evaluate
 from cllm_cli.commands.generate import generate
 from cllm_cli.commands.gradcheck import gradcheck
@@ -25,7 +28,7 @@ from cllm_cli.commands.profile import profile
 from cllm_cli.commands.tokenize import tokenize
 from cllm_cli.commands.train import train
 from cllm_cli.commands.warmup import warmup
-from cllm_cli.errors import CllmError
+from cllm_cli.errors import CllmError, ConfigError, UsageError
 from cllm_cli.printable import one_line
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -37,7 +40,11 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "gradcheck": gradcheck,
     "profile": profile,
     "warmup": warmup,
+    "doctor": doctor,
 }
+
+COMPLETION = "_CLLM_COMPLETE"
+"""The variable in which a shell asks what could come next; it gives no arguments then."""
 
 app = typer.Typer(
     name="cllm",
@@ -48,19 +55,32 @@ for _name, _command in COMMANDS.items():
     app.command(_name)(_command)
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
+def _show_version(context: typer.Context, wanted: bool) -> None:
+    if not wanted:
+        return
+    if context.params["json"]:
+        from cllm_cli.checks.installation import version_facts  # it imports Numba, to ask what that will do
+        from cllm_cli.training.records import json_line
+
+        sys.stdout.write(json_line(version_facts()) + "\n")
+    else:
         sys.stdout.write(f"cllm {cllm_cli.__version__}\n")
-        raise typer.Exit
+    raise typer.Exit
 
 
 @app.callback()
 def options(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
-    ] = False,
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", callback=_show_version, help="Show the version.")] = False,
+    # Eager, so that it is known when --version is heard, whichever comes first.
+    json: Annotated[bool, typer.Option("--json", is_eager=True, help="With --version: all about the build.")] = False,
 ) -> None:
     """Train transformer language models on the CPU."""
+    if json:
+        raise UsageError("--json comes after the command", "for example: cllm doctor --json, or cllm --version --json")
+    threads = os.environ.get("NUMBA_NUM_THREADS", "").strip()
+    if re.fullmatch(r"-[0-9]+|\+?0+", threads) and context.invoked_subcommand != "doctor":  # which tells all there is
+        raise ConfigError(f"NUMBA_NUM_THREADS={threads} leaves no thread", "unset it")  # Numba cannot be imported
 
 
 @functools.cache
@@ -74,7 +94,7 @@ def main(args: Sequence[str]) -> int:
     if sys.stdout is None:  # `cllm … >&-`
         return _fail("standard output is closed", "send it to a file, or to /dev/null", 1, debug)
     try:
-        if not args:
+        if not args and COMPLETION not in os.environ:
             with contextlib.redirect_stdout(sys.stderr):
                 _program().main(["--help"], prog_name="cllm", standalone_mode=False)
             return _fail("no command was given", "for example: cllm train corpus.txt", 2, debug)
@@ -149,8 +169,15 @@ def _usage(error: typer.TyperException, args: Sequence[str]) -> tuple[str, str]:
     return f"unknown flag {unknown}", f"did you mean {known[close[0]]}?" if close else hint
 
 
+def _show_warning(message: Warning | str, *_: Any) -> None:
+    """A warning of a library: its first line is for the user, the place in the code is not."""
+    with contextlib.suppress(OSError, AttributeError):
+        sys.stderr.write(f"warning: {one_line(str(message).partition(chr(10))[0])}\n")
+
+
 def run() -> None:
     """The console script."""
+    warnings.showwarning = _show_warning  # type: ignore[assignment]  # it takes all arguments by their order
     # A file that is opened must not take the place of a closed stream, which libraries write to by number.
     with contextlib.suppress(OSError):
         while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
@@ -161,6 +188,8 @@ def run() -> None:
         sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115
     if os.environ.get("COLUMNS") == "0":  # a terminal that nobody knows, in which no help would be seen
         del os.environ["COLUMNS"]
+    if not os.environ.get("TERM"):  # Rich, which shows the help, would take it for one with colours
+        os.environ["TERM"] = "dumb"
     # The platform's encoding must not decide whether a sample can be written.
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, OSError):

@@ -23,8 +23,10 @@ from reliability.audit import AUDIT
 
 from cllm_cli.kernels.jit import JIT_OFF
 
-# A shell has what it runs in the background ignore Ctrl-C, which cllm heeds, and which many tests are about.
+# A shell has what it runs in the background ignore Ctrl-C, and nohup the end of a terminal; cllm heeds both, and many
+# tests are about them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # The same examples in every run, and no clock: what fails, fails everywhere. `laws.py` gives the seeds, and nothing is
 # drawn from the constants of the modules that happen to be loaded, as Hypothesis otherwise does now and then.
@@ -68,10 +70,13 @@ def pytest_addoption(parser):
     parser.addoption("--no-warmup", action="store_true", help="compile just the kernels that are met, in this process")
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _compiled_elsewhere(pytestconfig):
-    """Kernels compiled as commands have them compiled: what this process compiled itself might round differently."""
-    if not JIT_OFF and not pytestconfig.getoption("--no-warmup"):
+def pytest_sessionstart(session):
+    """Kernels compiled as commands have them compiled: what this process compiled itself might round differently.
+
+    Once, also where xdist shares out the tests: before its workers start.
+    """
+    config = session.config
+    if not (JIT_OFF or config.getoption("--no-warmup") or config.option.collectonly or hasattr(config, "workerinput")):
         subprocess.run([sys.executable, "-m", "cllm_cli", "warmup", "--quiet"], check=True, stdout=subprocess.DEVNULL)
 
 
@@ -82,6 +87,19 @@ def _audited():
     before = AUDIT.refused.copy()
     yield
     assert AUDIT.refused - before == {}
+
+
+def pytest_sessionfinish(session):
+    """A worker of xdist hands on what it has audited."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["audited"] = [dict(AUDIT.allowed), dict(AUDIT.refused)]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    allowed, refused = getattr(node, "workeroutput", {}).get("audited", ({}, {}))
+    AUDIT.allowed.update(allowed)
+    AUDIT.refused.update(refused)
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -21,14 +21,14 @@ ROOT = Path(__file__).parents[1]
 LOCK = ROOT / "requirements.lock"
 PYTHONS = ("3.11", "3.12", "3.13")
 PLATFORMS = [f"manylinux_2_{minor}_x86_64" for minor in (17, 24, 26, 27, 28, 34)] + ["manylinux2014_x86_64"]
-EXTRA = "dev"
+EXTRAS = ("dev", "binary")
 HEAD = "# Made by tools/lock.py from pyproject.toml. Wheels for Linux on x86-64, CPython {}.\n"
 
 Found = dict[tuple[str, str], dict[str, str]]  # name and version → Python → hash
 
 
 def wanted() -> list[str]:
-    """What the environment needs, from pyproject.toml: of the build, of the package, and of its extra."""
+    """What the environment needs, from pyproject.toml: of the build, of the package, and of its extras."""
     facts = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
     extras = facts["project"]["optional-dependencies"]
 
@@ -39,7 +39,11 @@ def wanted() -> list[str]:
             found += [each for inner in own[1].split(",") for each in of(inner)] if own else [entry]
         return found
 
-    return [*facts["build-system"]["requires"], *facts["project"]["dependencies"], *of(EXTRA)]
+    return [
+        *facts["build-system"]["requires"],
+        *facts["project"]["dependencies"],
+        *(each for extra in EXTRAS for each in of(extra)),
+    ]
 
 
 def resolved(python: str) -> dict[tuple[str, str], str]:

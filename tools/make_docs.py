@@ -23,6 +23,24 @@ from cllm_cli.text.tokenizers import TOKENIZERS
 
 PAGE = Path(__file__).parent.parent / "docs" / "cli.md"
 
+EXIT_CODES = {
+    "0": "done",
+    "1": "an error: one line `error: …` and a `hint: …`; `--debug` shows the traceback",
+    "2": "wrong usage: a missing argument, an unknown command or flag, a number out of its range",
+    "3": "a check failed",
+    "130, 143, 129": "ended by SIGINT, SIGTERM, SIGHUP, after everything was saved",
+    "141": "whoever read the output closed it",
+}
+
+ENVIRONMENT = {
+    "CLLM_CPU": "for which CPU kernels are compiled, as `--cpu` says it",
+    "CLLM_CACHE_DIR": "where compiled kernels are kept: a folder that only you can write to (default: `cllm` in `$XDG_CACHE_HOME`, or in `~/.cache`)",
+    "OMP_NUM_THREADS, NUMBA_NUM_THREADS": "no more threads than this, unless `--threads` says otherwise; results do not depend on it",
+    "OMP_PROC_BIND, OMP_PLACES, GOMP_CPU_AFFINITY": "where threads run; without any of them each has a core to itself while kernels run",
+    "NO_COLOR, TERM=dumb": "plain text",
+    "TMPDIR": "where what does not fit into memory waits; a folder in memory (tmpfs) saves none",
+}
+
 TEXT = """# The command line
 
 <!-- Made by tools/make_docs.py. -->
@@ -35,20 +53,21 @@ TEXT = """# The command line
     cllm gradcheck [RUN]          every layer and whole small models, or a run's; --layer NAME for one; --flow: how gradients flow
     cllm profile [RUN]            where a step's time and memory go; --preset NAME without a run
     cllm warmup                   every kernel compiled now, for training, evaluation, generation and checks
+    cllm doctor                   is the installation sound, and does every kernel compute what it should
+    cllm --version [--json]       the version; with --json all about the build
 
 Standard output carries results only; progress, tables and warnings go to standard error. With `--json` standard output is
 JSON lines, one object an event. `--quiet` silences progress. `NO_COLOR`, `TERM=dumb` and a pipe give plain text. `_` may be
 written for `-` in every flag. Where kernels run, `--cpu LEVEL` says for which CPU: `native`, `x86-64-v3` or `x86-64-v4`. A build may bring
-kernels of levels along, and takes the highest that the CPU has; without them every CPU compiles for itself. So does the variable CLLM_CPU.
+kernels of levels along, and takes the highest that the CPU has; without them every CPU compiles for itself.
 
 | exit code | |
 |---|---|
-| 0 | done |
-| 1 | an error: one line `error: …` and a `hint: …`; `--debug` shows the traceback |
-| 2 | wrong usage: a missing argument, an unknown command or flag, a number out of its range |
-| 3 | a check failed |
-| 130, 143, 129 | ended by SIGINT, SIGTERM, SIGHUP, after everything was saved |
-| 141 | whoever read the output closed it |
+{exit_codes}
+
+| variable | |
+|---|---|
+{environment}
 
 ## train
 
@@ -228,6 +247,21 @@ compiles for a CPU level into a new folder instead, on whatever CPU: that is wha
 
     {{"event":"compile","kernels":…,"seconds":…,"path":…}}
 
+## doctor
+
+Checks what is installed and where it runs, then [each kernel on fixed inputs](installing.md#what-cllm-doctor-checks) against stored values; nothing is sent anywhere. `--json`: an
+object a check, with what it found. Exit code 3 when a check failed. Of a kernel `error` is relative to √n times the largest of the n numbers that it should write.
+
+    {{"event":"check","name":…,"ok":…,"detail":…,…}} …
+    {{"event":"check","name":…,"ok":…,"detail":…,"kernel":…,"dtype":…,"inputs":…,"tensor":…,"error":…,"tolerance":…}} …
+    {{"event":"end","checks":…,"failed":…}}
+
+`cllm --version --json` is one object, without any check. `install` is `binary`, `wheel` (one that brought compiled kernels along, for the CPU levels in `shipped`) or `plain`;
+`level` the CPU that kernels are compiled for; `cache` is null where no folder is safe to keep them in.
+
+    {{"event":"version","cllm":…,"python":…,"numba":…,"llvmlite":…,"numpy":…,"typer":…,"rich":…,"safetensors":…,"extras":{{…}},"install":…,"path":…,
+     "shipped":[…],"cpu":…,"level":…,"threads":…,"threading_layer":…,"cache":…}}
+
 ## gradcheck
 
 `--layer NAME` (may be repeated), `--float32`, `--flow`, `--seed N`, `--threads N` (1, since more of them only wait for each other; with `--flow`
@@ -282,7 +316,11 @@ def page() -> str:
     tables = [_settings(group) for group in dict.fromkeys(setting_of(item).group for item in fields(Settings))]
     registries: list[Registry] = [ARCHITECTURES, FORMATS, TOKENIZERS, OPTIMIZERS, SCHEDULES, LAYERS]
     names = "\n".join(_names(registry) for registry in registries)
-    return TEXT.format(presets=presets, settings="\n".join(tables), names=names)
+    codes = "\n".join(f"| {code} | {meaning} |" for code, meaning in EXIT_CODES.items())
+    variables = "\n".join(f"| {name} | {meaning} |" for name, meaning in ENVIRONMENT.items())
+    return TEXT.format(
+        presets=presets, settings="\n".join(tables), names=names, exit_codes=codes, environment=variables
+    )
 
 
 def _sizes(values: Any) -> str:

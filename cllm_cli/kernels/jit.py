@@ -70,14 +70,18 @@ def cpu_features() -> frozenset[str]:
     return host_features()
 
 
+def cache_place() -> Path:
+    """Where the folder of compiled kernels would be. Raises RuntimeError for a user without a home."""
+    chosen = os.environ.get(CACHE_VARIABLE)
+    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(chosen or Path(caches) / "cllm") / "kernels"
+
+
 @functools.cache
 def cache_root() -> Path | None:
     """The folder of compiled kernels; None where none is safe to use, and each process compiles anew."""
-    chosen = os.environ.get(CACHE_VARIABLE)
     try:
-        caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        root = Path(chosen or Path(caches) / "cllm") / "kernels"
-        return root if make_private(root) else None
+        return cache_place() if make_private(cache_place()) else None
     except (OSError, RuntimeError):
         return None
 
@@ -119,6 +123,17 @@ def source_key(path: Path) -> str:
     return digest.hexdigest()[:24]
 
 
+def folder_name(module: Path) -> str:
+    """The name of the folder that the compiled kernels of a module of this package are in."""
+    return f"{module.stem}-{source_key(module)}"
+
+
+def folder_names() -> set[str]:
+    """Those of all modules of this package that have kernels."""
+    modules = [path for path in PACKAGE.rglob("*.py") if b"\n@kernel\n" in path.read_bytes()]
+    return {folder_name(module) for module in modules}
+
+
 @functools.cache
 def cache_folder(module: Path) -> Path | None:
     """Where the compiled kernels of the module at this path are: in the package itself or under `cache_root()`.
@@ -128,7 +143,7 @@ def cache_folder(module: Path) -> Path | None:
     path = module.resolve()
     if PACKAGE.resolve() not in path.parents:
         return None
-    name = f"{path.stem}-{source_key(PACKAGE / path.relative_to(PACKAGE.resolve()))}"
+    name = folder_name(PACKAGE / path.relative_to(PACKAGE.resolve()))
     shipped, root = SHIPPED / TARGET / name, cache_root()
     if shipped.is_dir():
         return shipped

@@ -97,9 +97,7 @@ def save(
         "fingerprint": fingerprint,
     }
     write_folder(path, {"state.safetensors": tensor_chunks(tensors, {"step": str(progress.step)})}, manifest)
-    for old in _found(folder)[settings.keep :]:
-        with contextlib.suppress(OSError):  # a handle that cannot be closed is not among what rmtree ignores
-            shutil.rmtree(old)
+    _keep_last(folder, settings.keep)
     return path
 
 
@@ -160,11 +158,21 @@ def newest(folder: RunFolder) -> tuple[Path | None, dict[str, Any], list[str]]:
     return None, {}, passed
 
 
-def discard_beyond(folder: RunFolder, step: int) -> None:
-    """Removes the checkpoints past this step: damaged ones, which would count among the last."""
+def tidy(folder: RunFolder, step: int, keep: int) -> None:
+    """Removes the checkpoints past this step: damaged ones, which would count among the last; and all but the last.
+
+    Whoever was killed when it had saved may have left one more.
+    """
     for path in _found(folder):
         if _order(path) > _order(Path(_name(step))):
             shutil.rmtree(path, ignore_errors=True)
+    _keep_last(folder, keep)
+
+
+def _keep_last(folder: RunFolder, keep: int) -> None:
+    for old in _found(folder)[keep:]:
+        with contextlib.suppress(OSError):  # a handle that cannot be closed is not among what rmtree ignores
+            shutil.rmtree(old)
 
 
 def _found(folder: RunFolder) -> list[Path]:

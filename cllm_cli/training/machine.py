@@ -1,5 +1,7 @@
 """What of the machine this process may use: cores, and memory, as the system, control groups and `ulimit -v` leave it.
 
+Who sets OMP_NUM_THREADS or NUMBA_NUM_THREADS, as schedulers of clusters do, leaves no more cores than that.
+
 Control groups of version 2 (Linux, Documentation/admin-guide/cgroup-v2.rst) have their limits in cpu.max and
 memory.max, those of version 1 in cpu.cfs_quota_us, cpu.cfs_period_us and memory.limit_in_bytes. A group is bound by all
 that it is in.
@@ -16,6 +18,8 @@ from typing import NamedTuple
 
 GROUPS, OF_PROCESS = Path("/sys/fs/cgroup"), Path("/proc/self")
 MEMORY = Path("/proc/meminfo")
+THREADS = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS")
+COUNT = re.compile(r"\s*0*([1-9][0-9]{0,5})\s*(,|$)")  # OpenMP takes a list, a number for each depth of nesting
 
 
 class Room(NamedTuple):
@@ -26,10 +30,13 @@ class Room(NamedTuple):
 
 
 def available_cores() -> int:
-    """Cores that this process may use, at least one: those that it is allowed on, and the time that a quota gives."""
+    """Cores that this process may use, at least one: those that it is allowed on, the time that a quota gives, and
+    what the variables of THREADS leave.
+    """
     allowed = len(os.sched_getaffinity(0))
     quotas = [quota for folder in _groups("cpu") if (quota := _quota(folder)) is not None]
-    return max(1, min([allowed, *map(int, quotas)]))
+    named = [int(found[1]) for name in THREADS if (found := COUNT.match(os.environ.get(name, "")))]
+    return max(1, min([allowed, *map(int, quotas), *named]))
 
 
 def available_memory() -> Room | None:

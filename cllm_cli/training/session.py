@@ -167,15 +167,15 @@ def resume(
 def restore(session: Session) -> tuple[Progress | None, list[str]]:
     """Weights and optimizer of the newest whole checkpoint, or those that a run begins with where there is none.
 
-    Gives where the checkpoint stands, and why newer ones were passed over, which are removed.
+    Gives where the checkpoint stands, and why newer ones were passed over, which are removed, as are all but the last.
     """
     initialize(session.model.arena, session.settings.seed)
     for state in session.updater.tensors().values():
         state.fill(0)
     folder = session.folder
     progress, passed = checkpoint.load(folder, session.tensors(), session.settings, session.corpus.fingerprint)
-    if progress is not None and passed:
-        checkpoint.discard_beyond(folder, progress.step)
+    if progress is not None:
+        checkpoint.tidy(folder, progress.step, session.settings.keep)
     return progress, passed
 
 
@@ -220,6 +220,7 @@ def _by_steps(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def use_threads(count: int) -> None:
     """Sets the number of threads that kernels run on. Raises ConfigError for more than Numba has made ready."""
+    threading_layer()
     try:
         numba.set_num_threads(count)
     except ValueError as error:  # Numba reads how many when it is imported
@@ -227,6 +228,18 @@ def use_threads(count: int) -> None:
             f"--threads {count} is more than this process can start",
             "give fewer, or set NUMBA_NUM_THREADS before Python starts",
         ) from error
+
+
+def threading_layer() -> str:
+    """What runs the kernels' threads: omp, tbb or workqueue. Raises ConfigError where Numba can start none."""
+    try:
+        numba.get_num_threads()  # starts them
+    except ValueError as error:
+        raise ConfigError(
+            f"Numba cannot start its threads: {' '.join(str(error).split())}",
+            "unset NUMBA_THREADING_LAYER and NUMBA_THREADING_LAYER_PRIORITY",
+        ) from error
+    return str(numba.threading_layer())  # type: ignore[attr-defined]
 
 
 def _build(folder: RunFolder, wanted: Settings, settings: Settings, corpus: Corpus) -> Session:

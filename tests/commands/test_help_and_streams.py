@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import pty
 import re
@@ -10,9 +12,10 @@ import sys
 from dataclasses import fields
 
 import pytest
+from rich.cells import cell_len
 
 from cllm_cli.config import Settings, flag_of
-from cllm_cli.main import COMMANDS
+from cllm_cli.main import COMMANDS, main
 
 HEAVY = {"numba", "numpy", "llvmlite", "safetensors"}
 
@@ -61,6 +64,7 @@ def test_names_from_elsewhere_are_hidden(cllm, monkeypatch, alias):
         ("inspect", "--tokenizer --json --quiet"),
         ("gradcheck", "--layer --seed --threads --json"),
         ("profile", "--preset --batch-size --steps --threads --json"),
+        ("doctor", "--cpu --json --quiet"),
     ],
 )
 def test_help_shows_every_flag(cllm, command, flags):
@@ -188,6 +192,53 @@ def on_a_terminal(*args, **environment):
                 break
     os.close(leader)
     return process.returncode, shown.decode()
+
+
+class Terminal(io.StringIO):
+    """A terminal that writes UTF-8, as far as a stream in this process can be one."""
+
+    encoding = "utf-8"
+
+    def isatty(self):
+        return True
+
+
+NARROW = {
+    "train": "text.txt -o out --force",
+    "eval": "run --check-copy",
+    "generate": "run --tokens 50 --check-copy",
+    "tokenize": "text.txt -o out.tok --force",
+    "inspect": "run",
+    "gradcheck": "--layer gelu --layer linear",
+    "profile": "run --steps 1",
+    "warmup": "",
+    "doctor": "",
+}
+
+
+@pytest.mark.parametrize("term", ["xterm-256color", None])
+@pytest.mark.parametrize("name", [*COMMANDS, "help"])
+def test_every_command_on_a_terminal_of_40_columns(run, tiny, monkeypatch, name, term):
+    """Tables and help keep within it; the terminal wraps what is to be copied, as doctor's lines."""
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("TERM", term) if term else monkeypatch.delenv("TERM", raising=False)
+    out, err = Terminal(), Terminal()
+    flags = tiny if name == "train" else ()
+    line = ["train", "--help"] if name == "help" else [name, *NARROW[name].split(), *flags]
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        assert main(line) == 0, err.getvalue()
+    if term is None:
+        assert name == "help" or "\x1b[" not in out.getvalue() + err.getvalue()
+    elif name in ("profile", "help"):
+        lines = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", out.getvalue()).splitlines()
+        assert max(map(cell_len, lines)) <= 40
+
+
+@pytest.mark.parametrize("term", ["", "dumb"])
+def test_help_on_a_terminal_of_no_kind_is_plain(term):
+    code, shown = on_a_terminal("train", "--help", TERM=term)
+    assert code == 0
+    assert "\x1b" not in shown
 
 
 @pytest.mark.slow

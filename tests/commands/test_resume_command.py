@@ -24,11 +24,12 @@ def train(cllm, text, sizes):
 LENGTH = ("--steps", 12, "--eval-every", 4, "--save-every", 4, "--log-every", 1)
 
 
-@pytest.fixture
-def whole(cllm, text, sizes, bits):
+@pytest.fixture(scope="module")
+def whole(cllm, trained, sizes, bits, tmp_path_factory):
     """The bits and the steps of a run that never stopped."""
-    cllm("train", text, "-o", "whole", *sizes, *LENGTH).assert_done()
-    return bits(Path("whole")), losses(Path("whole"))
+    run = tmp_path_factory.mktemp("whole") / "run"
+    cllm("train", trained / "text.txt", "-o", run, *sizes, *LENGTH).assert_done()
+    return bits(run), losses(run)
 
 
 def losses(run):

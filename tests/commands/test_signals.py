@@ -40,11 +40,12 @@ def train(start, text, sizes):
     return lambda *flags, **more: start("train", text, "-o", "out", *sizes, *STEPS, "--json", *flags, **more)
 
 
-@pytest.fixture
-def whole(cllm, text, sizes, bits):
+@pytest.fixture(scope="module")
+def whole(cllm, trained, sizes, bits, tmp_path_factory):
     """The bits of the run that nobody stopped."""
-    cllm("train", text, "-o", "whole", *sizes, *STEPS).assert_done()
-    return bits(Path("whole"))
+    run = tmp_path_factory.mktemp("whole") / "run"
+    cllm("train", trained / "text.txt", "-o", run, *sizes, *STEPS).assert_done()
+    return bits(run)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, *(pytest.param(n, marks=pytest.mark.slow) for n in CODES if n != 2)])

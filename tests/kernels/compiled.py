@@ -70,24 +70,20 @@ def plain(dispatcher):
     return FunctionType(function.__code__, function.__globals__ | twins)
 
 
-@compiled
-def nn(c, a, b, pack, accumulate):
-    gemm.gemm_nn(c, a, b, pack, accumulate)
+FORMS = ("nn", "nt", "tn", "nn_bias")
 
 
 @compiled
-def nt(c, a, b, pack, accumulate):
-    gemm.gemm_nt(c, a, b, pack, accumulate)
-
-
-@compiled
-def tn(c, a, b, pack, accumulate):
-    gemm.gemm_tn(c, a, b, pack, accumulate)
-
-
-@compiled
-def nn_bias(c, a, b, bias, pack):
-    gemm.gemm_nn_bias(c, a, b, bias, pack)
+def multiply(form, c, a, b, bias, pack, accumulate):
+    """A product of one of FORMS, by its number: all of them in one piece of code, which is compiled once."""
+    if form == 0:
+        gemm.gemm_nn(c, a, b, pack, accumulate)
+    elif form == 1:
+        gemm.gemm_nt(c, a, b, pack, accumulate)
+    elif form == 2:
+        gemm.gemm_tn(c, a, b, pack, accumulate)
+    else:
+        gemm.gemm_nn_bias(c, a, b, bias, pack)
 
 
 @compiled
@@ -214,27 +210,37 @@ def alive(flat, count, at_end):
 
 @compiled
 def products(sizes, spaces, form, ends, c_flat, a_flat, b_flat, bias_flat, pack_flat, values):
-    """Two products of each size (m, n, k) in a form (nn, nt, tn, nn_bias): one written, then one added to, with a bias
-    both written. Operands of the first lie flush with the fence after them where `ends` says so, otherwise with the
-    one before; those of the second with the other fence.
+    """Two products of each size (m, n, k) in one of FORMS: one written, then one added to, with a bias both written.
+    Operands of the first lie flush with the fence after them where `ends` says so, otherwise with the one before;
+    those of the second with the other fence.
 
     Gives the number of the first size whose product is wrong or that was written beside an operand, −1 for none; and
     how many products there were. An element may be off by k + 2 roundings of the magnitudes of its terms, and as much
     again.
     """
     unit = 2.0**-53 if c_flat.itemsize == 8 else 2.0**-24
+    wanted, terms = np.empty(c_flat.size), np.empty(c_flat.size)
     calls, drawn = 0, 0
     for number in range(sizes.shape[0]):
         m, n, k = sizes[number, 0], sizes[number, 1], sizes[number, 2]
         drawn = (drawn + 101) % 997
-        for second in (False, True):
-            at_end, accumulate = ends[number] ^ second, second and form < 3
+        first, second = values[drawn : drawn + m * k], values[drawn + m * k : drawn + m * k + k * n]
+        a_row, a_column = (1, m) if form == 2 else (k, 1)
+        b_row, b_column = (1, k) if form == 1 else (n, 1)
+        for i in range(m):
+            for j in range(n):
+                total, magnitude = 0.0, 0.0
+                for p in range(k):
+                    term = np.float64(first[i * a_row + p * a_column]) * np.float64(second[p * b_row + j * b_column])
+                    total += term
+                    magnitude += abs(term)
+                wanted[i * n + j], terms[i * n + j] = total, magnitude
+        for again in (False, True):
+            at_end, accumulate = ends[number] ^ again, again and form < 3
             a, b = placed(a_flat, m * k, at_end), placed(b_flat, k * n, at_end)
             c, bias = placed(c_flat, m * n, at_end), placed(bias_flat, n, at_end)
             pack = placed(pack_flat, spaces[number], at_end)
-            a[:] = values[drawn : drawn + m * k]
-            b[:] = values[drawn + m * k : drawn + m * k + k * n]
-            bias[:] = values[:n]
+            a[:], b[:], bias[:] = first, second, values[:n]
             if accumulate:
                 c[:] = values[: m * n]
             out = c.reshape(m, n)
@@ -247,21 +253,15 @@ def products(sizes, spaces, form, ends, c_flat, a_flat, b_flat, bias_flat, pack_
             else:
                 gemm.gemm_nn_bias(out, a.reshape(m, k), b.reshape(k, n), bias, pack)
             calls += 1
-            a_row, a_column = (1, m) if form == 2 else (k, 1)
-            b_row, b_column = (1, k) if form == 1 else (n, 1)
             for i in range(m):
                 for j in range(n):
-                    total = 0.0
+                    start = 0.0
                     if form == 3:
-                        total = np.float64(bias[j])
+                        start = np.float64(bias[j])
                     elif accumulate:
-                        total = np.float64(values[i * n + j])
-                    terms = abs(total)
-                    for p in range(k):
-                        term = np.float64(a[i * a_row + p * a_column]) * np.float64(b[p * b_row + j * b_column])
-                        total += term
-                        terms += abs(term)
-                    if not abs(out[i, j] - total) <= 2 * (k + 2) * unit * terms:
+                        start = np.float64(values[i * n + j])
+                    allowed = 2 * (k + 2) * unit * (terms[i * n + j] + abs(start))
+                    if not abs(out[i, j] - (wanted[i * n + j] + start)) <= allowed:
                         return number, calls
             for flat, count in ((a_flat, m * k), (b_flat, k * n), (c_flat, m * n), (bias_flat, n)):
                 if not alive(flat, count, at_end):

@@ -20,7 +20,6 @@ from cllm_cli.kernels.gemm import pack_size
 
 PAGE = mmap.PAGESIZE
 MOST = 40
-FORMS = ("nn", "nt", "tn", "nn_bias")
 PROT_NONE = 0
 
 
@@ -51,7 +50,7 @@ def sizes_of(which):
 
 def check(which):
     """Every size, form and precision, once flush with the fence before and once with that after, which first by lot."""
-    from compiled import products
+    from compiled import FORMS, products
 
     sizes, threads, count = sizes_of(which), numba.get_num_threads(), 0
     rng = np.random.default_rng(11)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tolerances
-from compiled import nn, nn_bias, nt, tn
+from compiled import FORMS, multiply
 
 from cllm_cli.kernels.gemm import KC, block_rows, pack_size
 from cllm_cli.kernels.simd import MR, columns
 
-FORMS = {"nn": nn, "nt": nt, "tn": tn, "nn_bias": nn_bias}
 forms = pytest.mark.parametrize("form", FORMS)
 precisions = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 NR = columns(4)  # of float32; half as many of float64
@@ -43,21 +42,27 @@ def product(form, a, b, c, bias, threads, keep=lambda values: values, accumulate
     """Calls a form: c is written or added to; `keep` says where operands lie. Gives the packing space back."""
     (m, k), n = a.shape, b.shape[1]
     pack = keep(np.full(pack_size(m, n, k, threads, c.itemsize), np.nan, c.dtype))
-    if form == "nn_bias":
-        nn_bias(c, keep(a), keep(b), keep(bias), pack)
-    else:
-        first = keep(np.ascontiguousarray(a.T)) if form == "tn" else keep(a)
-        second = keep(np.ascontiguousarray(b.T)) if form == "nt" else keep(b)
-        FORMS[form](c, first, second, pack, accumulate)
+    first = keep(np.ascontiguousarray(a.T)) if form == "tn" else keep(a)
+    second = keep(np.ascontiguousarray(b.T)) if form == "nt" else keep(b)
+    multiply(FORMS.index(form), c, first, second, keep(bias), pack, accumulate)
     return pack
 
 
-def assert_is_the_product(c, a, b, start):
-    """Element by element: at most k + 2 roundings, of the magnitudes of its terms.   (Higham 2002, section 3.1)"""
-    a, b, start = (values.astype(np.float64) for values in (a, b, start))
-    wanted, terms = a @ b + start, np.abs(a) @ np.abs(b) + np.abs(start)
-    allowed = 2 * (a.shape[1] + 2) * tolerances.UNIT[c.dtype.name] * terms  # NumPy's own beside ours
-    assert np.all(np.abs(c - wanted) <= allowed)
+class Exact:
+    """A B in float64, and the sums of its terms' magnitudes."""
+
+    def __init__(self, a, b):
+        a, b = a.astype(np.float64), b.astype(np.float64)
+        self.product, self.terms, self.roundings = a @ b, np.abs(a) @ np.abs(b), a.shape[1] + 2
+
+    def assert_is(self, c, start):
+        """c is A B + start, element by element: at most k + 2 roundings, of the magnitudes of its terms.
+
+        (Higham 2002, section 3.1)
+        """
+        start = start.astype(np.float64)
+        unit = 2 * self.roundings * tolerances.UNIT[c.dtype.name]  # NumPy's own beside ours
+        assert np.all(np.abs(c - (self.product + start)) <= unit * (self.terms + np.abs(start)))
 
 
 @precisions
@@ -70,12 +75,13 @@ def test_products_of_every_size(form, dtype, sizes, guarded):
         guarded.buffers.clear()
         c = guarded.allocate((m, n), dtype)  # NaN: what is overwritten must not be read
         product(form, a, b, c, bias, 2, guarded.holding)
-        assert_is_the_product(c, a, b, np.broadcast_to(bias, (m, n)) if form == "nn_bias" else 0 * start)
+        exact = Exact(a, b)
+        exact.assert_is(c, bias if form == "nn_bias" else np.zeros(1))
         guarded.assert_intact()
         if form != "nn_bias":
             c = guarded.holding(start)
             product(form, a, b, c, bias, 2, guarded.holding, accumulate=True)
-            assert_is_the_product(c, a, b, start)
+            exact.assert_is(c, start)
             guarded.assert_intact()
 
 

@@ -95,6 +95,7 @@ print(json.dumps([TARGET, norm, hits, misses, str(stats.cache_path), "avx512f" i
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(jit.JIT_OFF or not LEVELS[V3] <= host_features(), reason="this CPU is below the level")
 def test_kernels_that_came_along_are_loaded_and_nothing_is_compiled(package):
     (package.place / "cllm_cli" / "compiled").mkdir()

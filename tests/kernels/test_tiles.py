@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -27,9 +26,9 @@ sys.exit(pytest.main(["-q", "--no-warmup", "-p", "no:cacheprovider", "{here}/tes
 
 
 @pytest.mark.parametrize("feature", [feature for feature, tile in TILES.items() if tile != TILE])
-def test_products_are_right_on_the_tile_of(feature, tmp_path):
+def test_products_are_right_on_the_tile_of(feature):
+    """The features are a part of a kernel's key, so these stand in the same cache as this machine's own."""
     tile = TILES[feature]
     program = RUN.format(feature=feature, shape=(tile.rows, tile.vectors, tile.vector_bytes), here=HERE)
-    environment = {**os.environ, "CLLM_CACHE_DIR": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

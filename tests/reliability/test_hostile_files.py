@@ -335,6 +335,7 @@ def test_rows(run, refused, line):
     refused("train", "rows.jsonl", words=["line 1"])
 
 
+@pytest.mark.slow
 def test_ten_thousand_files_in_a_checkpoint_folder(run, capfd):
     for number in range(10_000):
         (run / "checkpoint" / f"step-{number:08d}x").touch()

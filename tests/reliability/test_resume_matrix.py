@@ -84,6 +84,7 @@ def whole_and_halves(tmp_path):
     return compare
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop_after", range(1, STEPS + 1))
 def test_stopped_after_each_step(whole_and_halves, stop_after):
     assert whole_and_halves(stop_after, dropout=0.1, eval_every=5, save_every=7) == []

@@ -6,7 +6,9 @@ the flags of a run that takes a moment. It names the exit code and what is said.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import io
 import os
 import pty
 import shlex
@@ -20,6 +22,7 @@ from pathlib import Path
 import pytest
 
 from cllm_cli.errors import RunError
+from cllm_cli.main import main
 from cllm_cli.training import machine, train
 from reliability.chains import bits, differing
 from reliability.forks import TEXT
@@ -56,6 +59,26 @@ CASES = {
     "COLUMNS=nonsense": ("COLUMNS=nonsense cllm train --help", 0, "Usage"),
     "COLUMNS=0": ("COLUMNS=0 LINES=0 cllm train --help", 0, "Usage"),
     "NO_COLOR": ("NO_COLOR=1 FORCE_COLOR=1 cllm inspect run", 0, "n_layer"),
+    # what Numba and OpenMP read
+    "OMP_NUM_THREADS": ("OMP_NUM_THREADS=1 cllm eval run", 0, "bits per byte"),
+    "OMP_NUM_THREADS no number": ("OMP_NUM_THREADS=abc cllm eval run", 0, "bits per byte"),
+    "OMP_THREAD_LIMIT": ("OMP_THREAD_LIMIT=1 cllm eval run", 0, "bits per byte"),
+    "NUMBA_NUM_THREADS": ("NUMBA_NUM_THREADS=1 cllm eval run", 0, "bits per byte"),
+    "NUMBA_NUM_THREADS too few": ("NUMBA_NUM_THREADS=1 cllm eval run --threads 2", 1, "--threads 2 is more than"),
+    "NUMBA_NUM_THREADS no number": ("NUMBA_NUM_THREADS=abc cllm eval run", 0, "warning: Environment variable"),
+    "NUMBA_NUM_THREADS none": ("NUMBA_NUM_THREADS=0 cllm eval run", 1, "NUMBA_NUM_THREADS=0 leaves no thread"),
+    "NUMBA_NUM_THREADS below": ("NUMBA_NUM_THREADS=-3 cllm train text.txt -o new $S", 1, "=-3 leaves no thread"),
+    "NUMBA_NUM_THREADS none, and doctor": ("NUMBA_NUM_THREADS=0 cllm doctor", 3, "NUMBA_NUM_THREADS is no number"),
+    "NUMBA_NUM_THREADS 1000": ("NUMBA_NUM_THREADS=1000 cllm train text.txt -o new $S", 0, "cllm generate new"),
+    "a threading layer": ("NUMBA_THREADING_LAYER=workqueue cllm train text.txt -o new $S", 0, "cllm generate new"),
+    "a layer that is not installed": ("NUMBA_THREADING_LAYER=tbb cllm eval run", {0, 1}, ""),
+    "a layer that is none": ("NUMBA_THREADING_LAYER=x cllm train text.txt -o new $S", 1, "unset NUMBA_THREADING_LAYER"),
+    "layers that are none": ("NUMBA_THREADING_LAYER_PRIORITY=x cllm eval run", 1, "cannot start its threads"),
+    "a CPU that is none": ("NUMBA_CPU_NAME=nonsense CLLM_CACHE_DIR=$PWD/c cllm tokenize text.txt -o t", 0, ""),
+    "no JIT": ("NUMBA_DISABLE_JIT=1 cllm train text.txt -o new $S", 0, "cllm generate new"),
+    "no JIT, perhaps": ("NUMBA_DISABLE_JIT=x cllm eval run", 0, "warning: Environment variable"),
+    "Numba's own cache": ("NUMBA_CACHE_DIR=$PWD/numba cllm eval run && ! ls numba", 0, "bits per byte"),
+    "CLLM_CPU": ("CLLM_CPU=pentium cllm eval run", 1, "unknown CPU level 'pentium'"),
     # names
     "a line break": ("cp text.txt $'new\\nline.txt'; cllm train $'new\\nline.txt' $S", 0, "new\\nline"),
     "a missing name with a line break": ("cllm train $'new\\nline' $S", 1, "no file or folder new\\nline"),
@@ -146,7 +169,7 @@ def _shell(line, place):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
-def test_surroundings(case, place):
+def test_surroundings(case, place, monkeypatch):
     line, codes, words = CASES[case]
     before = bits(place / "run")
     done = _shell(line, place)
@@ -158,8 +181,10 @@ def test_surroundings(case, place):
     assert "unexpected" not in done.stderr
     assert differing(bits(place / "run"), before) == []
     if (place / "new/config.toml").exists():  # whatever ended it, it goes on
-        done = _shell("cllm train text.txt -o new --resume --quiet", place)
-        assert done.returncode == (1 if "part*" in line else 0), done.stderr
+        monkeypatch.chdir(place)
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as told:
+            code = main(["train", "text.txt", "-o", "new", "--resume", "--quiet"])
+        assert code == (1 if "part*" in line else 0), told.getvalue()
 
 
 @pytest.mark.slow
@@ -248,6 +273,19 @@ def test_a_control_group_with_too_little_memory(text, tmp_path, monkeypatch):
         list(train([text], tmp_path / "new", **TINY | OFTEN | {"batch_size": 4096, "n_embd": 64}))
     assert "--batch-size" in raised.value.hint
     assert not (tmp_path / "new").exists()
+
+
+def test_a_control_group_with_the_time_of_one_core(text, tmp_path, monkeypatch):
+    """A run takes as many threads as a quota amounts to, whatever cores there are."""
+    (tmp_path / "group").mkdir()
+    (tmp_path / "group/cpu.max").write_text("100000 100000\n")
+    (tmp_path / "self").mkdir()
+    (tmp_path / "self/cgroup").write_text("0::/\n")
+    monkeypatch.setattr(machine, "GROUPS", tmp_path / "group")
+    monkeypatch.setattr(machine, "OF_PROCESS", tmp_path / "self")
+    free = {name: value for name, value in (TINY | OFTEN).items() if name != "threads"}
+    first = next(iter(train([text], tmp_path / "new", **free)))
+    assert first.config["threads"] == 1
 
 
 @pytest.fixture

@@ -164,7 +164,7 @@ def test_losses_that_are_not_finite_and_unknown_lengths_are_shown(terminal):
 def test_a_resumed_run_shows_the_curve_from_its_beginning(terminal, tmp_path):
     lines = [{"event": "step", "step": step, "loss": 9.0 - step / 100} for step in range(0, 500, 10)]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    stream = terminal(100, 60)
+    stream = terminal(300, 60)  # in which the folder's name has room
     start = Start(1, 1, 1, {}, {}, str(tmp_path), step=500, steps=1000)
     played([start, Step(510, 3.0, 1e-3, 1.0, 1.0, 1.0)], stream)
     text = "\n".join(stream.lines())

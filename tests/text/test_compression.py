@@ -111,6 +111,7 @@ def test_windows_that_take_too_much_memory_are_refused(monkeypatch):
     refused(lambda: whole(data, "zstd"), "more than 1 MiB of memory", "zstd --long=31 -d")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_bomb_only_streams(kind):
     """A few hundred KiB that come to 256 MiB: no piece is large, and the process does not grow by it."""

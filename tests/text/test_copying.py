@@ -78,7 +78,7 @@ def test_a_copied_passage_is_found_wherever_it_stands(text, training, cut):
     compare(text[:at] + training[start : start + size] + text[at:], training)
 
 
-@pytest.mark.parametrize("size", [1, 2, 7, 64, 65, 300])
+@pytest.mark.parametrize("size", [1, 2, 7, 64, 65, pytest.param(300, marks=pytest.mark.slow)])
 def test_a_whole_copy_has_nothing_new(size):
     training = np.random.default_rng(5).integers(0, 256, 3000).tolist()
     text = training[1000 : 1000 + size]

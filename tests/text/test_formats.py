@@ -148,7 +148,11 @@ def test_parquet_faults_are_named(tmp_path, monkeypatch):
     refused(lambda: rows_of(data[:-9], "parquet"), "the file cannot be read as Parquet")
     refused(lambda: rows_of(b"no parquet at all", "parquet"), "the file cannot be read as Parquet")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    refused(lambda: rows_of(data, "parquet"), "which needs the package 'pyarrow'", "pip install 'cllm[parquet]'")
+    refused(
+        lambda: rows_of(data, "parquet"),
+        "which needs the package 'pyarrow'",
+        "pip install 'cllm[parquet]'; the single-file cllm does without it",
+    )
 
 
 # Which format

@@ -74,6 +74,7 @@ def test_memory_that_can_be_written_is_never_let_go(file, access):
     assert (array == 7).all()
 
 
+@pytest.mark.slow
 def test_windows_leave_little_of_a_mapped_text_in_memory(file):
     array = mapped(file, np.dtype(np.uint8), SIZE)
     most = 0
@@ -84,6 +85,7 @@ def test_windows_leave_little_of_a_mapped_text_in_memory(file):
     assert most <= 2 * REACH
 
 
+@pytest.mark.slow
 def test_windows_for_training_are_let_go_after_some_batches(file):
     array = mapped(file, np.dtype(np.uint8), SIZE)
     sampler = Sampler(array, 8, seed=1)

@@ -116,6 +116,7 @@ def test_rows_are_named_where_a_tokenizer_refuses_them(tmp_path):
     refused(lambda: read_corpus([path], "char", 0.5), "a.csv, line 3 is no UTF-8: byte 3 is 0xe9")
 
 
+@pytest.mark.slow
 def test_ten_thousand_files(tmp_path):
     for number in range(10_000):
         (tmp_path / f"{number}.txt").write_text(str(number))

@@ -102,6 +102,14 @@ def test_the_last_checkpoints_are_kept(run, tmp_path, keep, steps):
     assert found == [f"step-{step:08d}" for step in steps]
 
 
+def test_one_more_that_a_kill_has_left_goes_also_where_no_step_is_left(run, tmp_path):
+    """Killed between the last save and what is removed after it."""
+    checkpoints = tmp_path / "out" / "checkpoint"
+    list(run(save_every=1, keep=4))
+    list(run(resume=True, keep=2))
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["step-00000005", "step-00000006"]
+
+
 def test_evaluations_on_a_part_take_the_same_part_each_time(run):
     """With a rate of nearly nothing the weights stay, and so must the loss."""
     found = [

@@ -21,6 +21,8 @@ def system(tmp_path, monkeypatch):
     monkeypatch.setattr(machine, "MEMORY", tmp_path / "meminfo")
     monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: set(range(4)))
     monkeypatch.setattr(machine.resource, "getrlimit", lambda _: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    for name in machine.THREADS:
+        monkeypatch.delenv(name, raising=False)
 
     def make(**files):
         files = {"meminfo": FREE, "self/status": "VmSize:\t 1000000 kB\nVmRSS: 5 kB\n"} | files
@@ -65,6 +67,18 @@ def test_a_quota_of_version_1(system, quota, cores):
     files = {"self/cgroup": "4:cpu,cpuacct:/job\n3:memory:/job\n0::/\n"}
     files |= {"cgroup/cpu,cpuacct/job/cpu.cfs_quota_us": quota, "cgroup/cpu,cpuacct/job/cpu.cfs_period_us": "100000\n"}
     system(**files)
+    assert available_cores() == cores
+
+
+@pytest.mark.parametrize("name", machine.THREADS)
+@pytest.mark.parametrize(
+    ("said", "cores"),
+    [("1", 1), ("3", 3), (" 2 ", 2), ("2,4", 2), ("99", 4), ("", 4), ("0", 4), ("-1", 4), ("abc", 4), ("1.5", 4)],
+)
+def test_a_variable_may_leave_fewer(system, monkeypatch, name, said, cores):
+    """What is no number is for OpenMP and Numba to complain of."""
+    system()
+    monkeypatch.setenv(name, said)
     assert available_cores() == cores
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from cllm_cli.errors import CllmError, ConfigError, RunError
+from cllm_cli.text.tokenizers import tokenizer_from_json
 from cllm_cli.training import checkpoint, run_folder
 from cllm_cli.training.durable import TEMPORARY, entries_hash
 from cllm_cli.training.json_files import LARGEST_TEXT
@@ -414,7 +416,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_named(folder, damage):
     assert len(passed) == 1
     assert "step-00000002" in passed[0]
     assert newest(folder).name == "step-00000002"  # reading removes nothing
-    checkpoint.discard_beyond(folder, progress.step)
+    checkpoint.tidy(folder, progress.step, 2)
     assert newest(folder).name == "step-00000001"
     damage(folder.checkpoints / "step-00000001")
     with pytest.raises(RunError, match="is whole: "):
@@ -509,3 +511,52 @@ def test_a_folder_of_others_is_not_searched(tmp_path, monkeypatch):
     monkeypatch.setattr(type(tmp_path), "rglob", lambda *_: pytest.fail("searched"))
     with pytest.raises(RunError, match="is not empty and no run"):
         RunFolder(tmp_path).check_new(force=False)
+
+
+# ---- what is read of it, and where it goes
+
+
+def test_validation_tokens_that_the_tokenizer_does_not_know_are_refused(folder):
+    path = folder.data / "tokens.safetensors"
+    tokens = {name: values.copy() for name, values in load_file(path).items()}
+    tokens["val"][-1] = 255
+    save_file(tokens, path)
+    small = tokenizer_from_json({"kind": "char", "vocab_size": 2, "end_of_text": None, "characters": "ab"})
+    with pytest.raises(CllmError):
+        folder.read_validation(small)
+    assert folder.read_validation(folder.read_tokenizer())[-1] == 255
+
+
+def test_no_memory_is_taken_for_a_model_that_its_file_does_not_hold(folder, monkeypatch):
+    def taken(*args):
+        raise AssertionError
+
+    settings = folder.read_settings()
+    monkeypatch.setattr(run_folder, "Model", taken)
+    monkeypatch.setattr(folder, "read_settings", lambda: replace(settings, n_embd=32, n_hidden=128))
+    with pytest.raises(RunError, match=r"is \(.*\), not \("):
+        folder.load_model()
+
+
+def test_the_best_weights_are_read_into_an_arena(folder):
+    arena = folder.load_model().arena
+    best = arena.values.copy()
+    arena.values[...] = 0
+    folder.read_weights(arena)
+    assert np.array_equal(arena.values, best)
+    assert best.any()
+
+
+def test_a_model_has_the_dropout_of_its_settings(folder):
+    settings = folder.read_settings()
+    assert model_config(replace(settings, dropout=0.25)).dropout == 0.25
+    assert model_config(replace(settings, dropout=None)).dropout == 0.0
+
+
+def test_a_run_is_called_after_its_text(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("a.book").mkdir()
+    wanted = {"-": "stdin", "a.book": "a.book", "b.book.txt": "b.book", "x/c.txt": "c", ".": tmp_path.name}
+    for corpus, name in wanted.items():
+        assert run_folder.default_folder([corpus, "other"]) == Path("runs") / name
+    assert run_folder.default_folder(["/"]) == Path("runs/corpus")

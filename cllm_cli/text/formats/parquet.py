@@ -41,7 +41,8 @@ def _rows(name: str, file: BinaryIO, field: str) -> Iterator[dict[str, Any]]:
         from pyarrow import parquet
     except ImportError as error:
         raise CorpusError(
-            f"{name} is Parquet, which needs the package 'pyarrow'", "pip install 'cllm[parquet]'"
+            f"{name} is Parquet, which needs the package 'pyarrow'",
+            "pip install 'cllm[parquet]'; the single-file cllm does without it",
         ) from error
 
     try:

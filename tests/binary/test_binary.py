@@ -1,0 +1,228 @@
+"""The built binary: every command works, nothing is compiled, and little of a machine is needed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import cllm_cli
+from binary.conftest import SAMPLE, Caller
+from cllm_cli.kernels.levels import LEVELS, host_features
+
+MOST_BYTES = 90_000_000
+SGD = "--preset nano --optimizer sgd --dropout 0.1 --steps 1 --quiet"
+
+
+@pytest.fixture(scope="module")
+def run(cllm):
+    """The folder of a short run."""
+    text = next(SAMPLE.glob("*.txt"))
+    cllm("train", text, "--preset", "nano", "--steps", "3", "--quiet", "--out", "run")
+    return cllm.home / "run"
+
+
+def events(done):
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_it_is_one_small_file(binary):
+    assert binary.is_file()
+    assert binary.stat().st_size <= MOST_BYTES
+    with binary.open("rb") as file:
+        assert file.read(4) == b"\x7fELF"
+
+
+def test_the_launcher_needs_no_library(binary):
+    # Of a program that is linked with nothing the loader says so, and fails.
+    done = subprocess.run(
+        ["/lib64/ld-linux-x86-64.so.2", "--verify", binary], capture_output=True, text=True, check=False
+    )
+    assert done.returncode != 0
+
+
+def test_every_command_works_and_nothing_is_compiled(cllm, run, tmp_path):
+    text = next(SAMPLE.glob("*.txt"))
+    store = tmp_path / "text.store"
+    commands = {
+        "eval": ("eval", run, "--json"),
+        "generate": ("generate", run, "--tokens", "5", "--check-copy"),
+        "resume": ("train", "--resume", "--out", run, "--steps", "5", "--quiet", text),
+        "tokenize": ("tokenize", text, "--tokenizer", "bpe:300", "--out", store),
+        "inspect run": ("inspect", run),
+        "inspect text": ("inspect", text, "--json"),
+        "train store": ("train", store, "--preset", "nano", "--steps", "1", "--out", tmp_path / "other", "--quiet"),
+        "sgd": (*("train", text, "--out", tmp_path / "sgd"), *SGD.split()),
+        "gradcheck": ("gradcheck", "--json"),
+        "profile": ("profile", "--preset", "nano", "--json"),
+        "warmup": ("warmup", "--json"),
+        "doctor": ("doctor", "--json"),
+    }
+    ran = {name: cllm(*command, NUMBA_DEBUG_CACHE="1") for name, command in commands.items()}
+    said = "".join(done.stdout for done in ran.values())
+    assert said.count("[cache] data loaded from") > 100
+    assert "[cache] data saved to" not in said
+    assert not any(cllm.home.glob(".cache/cllm/kernels/*/*"))
+    assert sum(bool(done.stdout) for done in ran.values()) >= 10
+
+
+def test_an_older_cpu_or_this_very_one_compiles_for_itself(cllm, tmp_path):
+    done = cllm("gradcheck", "--layer", "add", "--cpu", "native", CLLM_CACHE_DIR=str(tmp_path), NUMBA_DEBUG_CACHE="1")
+    assert "[cache] data saved to" in done.stdout or any(tmp_path.glob("kernels/*/*.nbc"))
+
+
+def test_the_level_is_the_highest_that_the_cpu_has(cllm):
+    (said,) = events(cllm("--version", "--json"))
+    expected = next((level for level in LEVELS if LEVELS[level] <= host_features()), "native")
+    assert said["level"] == expected
+    assert said["install"] == "binary"
+    assert said["cllm"] == cllm_cli.__version__
+
+
+def test_doctor_finds_nothing_wrong(cllm):
+    *checks, end = events(cllm("doctor", "--json"))
+    assert end["failed"] == 0
+    files = next(check for check in checks if check["name"] == "files")
+    assert files["ok"]
+
+
+def test_doctor_finds_a_changed_file(cllm, tmp_path):
+    own = Caller(cllm.program, tmp_path)
+    own("--version")
+    victim = next(own.cache.glob("*/_internal/cllm_cli/errors.py"))
+    content = bytearray(victim.read_bytes())
+    content[-2:-1] = b" "
+    victim.chmod(0o700)
+    victim.write_bytes(content)
+    done = own("doctor", "--json", code=3)
+    assert "cllm_cli/errors.py" in done.stdout
+
+
+def test_help_of_every_command(cllm):
+    from cllm_cli.main import COMMANDS
+
+    for name in COMMANDS:
+        assert f"cllm {name}" in cllm(name, "--help").stdout
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root changes its root")
+def test_it_runs_in_an_empty_root(cllm, tmp_path):
+    root = tmp_path / "root"
+    for folder in ("lib64", "lib/x86_64-linux-gnu", "dev", "proc", "home"):
+        (root / folder).mkdir(parents=True)
+    for name in ("libc.so.6", "libm.so.6", "libdl.so.2", "libpthread.so.0", "librt.so.1", "libutil.so.1"):
+        shutil.copy(f"/lib/x86_64-linux-gnu/{name}", root / "lib/x86_64-linux-gnu")
+    shutil.copy("/lib64/ld-linux-x86-64.so.2", root / "lib64")
+    shutil.copy(cllm.program, root / "cllm")
+    shutil.copy(next(SAMPLE.glob("*.txt")), root / "text.txt")
+    script = (
+        f"mount -t proc proc {root}/proc; mount --bind /dev {root}/dev;"
+        f"exec chroot {root} /cllm train text.txt --preset nano --steps 2 --out /home/run --json --quiet"
+    )
+    done = subprocess.run(
+        ["unshare", "--mount", "--pid", "--fork", "sh", "-c", script],
+        env={"HOME": "/home", "PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert events(done)[-1]["event"] == "end"
+    assert not (root / "usr").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")
+def test_it_runs_as_another_user_without_a_home(binary, tmp_path_factory):
+    folder = Path("/var/tmp") / f"cllm-test-{os.getpid()}"
+    folder.mkdir(mode=0o755)
+    try:
+        program = folder / "cllm"
+        shutil.copy(binary, program)
+        program.chmod(0o755)
+        place = folder / "temporary"
+        place.mkdir()
+        os.chown(place, 65534, 65534)
+        done = subprocess.run(
+            [program, "gradcheck", "--layer", "add", "--json"],
+            env={"HOME": "/nonexistent", "CLLM_CACHE_DIR": "/proc/nowhere", "TMPDIR": str(place)},
+            user=65534,
+            group=65534,
+            extra_groups=[],
+            cwd=place,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert events(done)[-1]["failed"] == 0
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(Path("/var/tmp/cllm-65534"), ignore_errors=True)
+
+
+def test_several_first_starts_at_once(cllm, tmp_path):
+    own = Caller(cllm.program, tmp_path)
+    command = [own.program, "gradcheck", "--layer", "add", "--json"]
+    processes = [
+        subprocess.Popen(command, env=own.environment(), stdout=subprocess.PIPE, text=True, cwd=tmp_path)
+        for _ in range(4)
+    ]
+    for process in processes:
+        said, _ = process.communicate()
+        assert process.returncode == 0
+        assert json.loads(said.splitlines()[-1])["failed"] == 0
+    assert len([entry for entry in own.cache.iterdir() if entry.is_dir()]) == 1
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"OMP_NUM_THREADS": "1"},
+        {"NUMBA_NUM_THREADS": "1"},
+        {"NUMBA_CACHE_DIR": "/nonexistent"},
+        {"LANG": "C", "LC_ALL": "POSIX"},
+        {"TERM": ""},
+        {"COLUMNS": "40"},
+        {"PYTHONPATH": "/nonexistent", "PYTHONHOME": "/nonexistent"},
+        {"LD_LIBRARY_PATH": "/nonexistent"},
+    ],
+    ids=lambda variables: next(iter(variables)),
+)
+def test_it_behaves_with_odd_variables(cllm, variables):
+    done = cllm("gradcheck", "--layer", "add", "--json", **variables)
+    assert events(done)[-1]["failed"] == 0
+
+
+def test_a_closed_pipe_ends_it_quietly(cllm, run):
+    with subprocess.Popen(
+        [cllm.program, "generate", run, "--tokens", "5000"],
+        env=cllm.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as generate:
+        generate.stdout.read(10)
+        generate.stdout.close()
+        assert generate.stderr.read() == b""
+    assert generate.returncode == 141
+
+
+def test_numbers_are_those_of_the_package(cllm, tmp_path):
+    """The same command gives the same bits from the binary and from Python, with kernels of the same level."""
+    text = next(SAMPLE.glob("*.txt"))
+    command = ["train", str(text), "--preset", "nano", "--steps", "3", "--json", "--quiet", "--log-every", "1"]
+    own = events(cllm(*command, "--out", tmp_path / "own", CLLM_CPU=""))
+    level = events(cllm("--version", "--json"))[0]["level"]
+    if level == "native":
+        pytest.skip("this CPU compiles for itself")
+    done = subprocess.run(
+        [sys.executable, "-m", "cllm_cli", *command, "--out", str(tmp_path / "other"), "--cpu", level],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert [e["loss"] for e in own if e["event"] == "step"] == [e["loss"] for e in events(done) if e["event"] == "step"]

@@ -1,0 +1,1 @@
+"""The single-file `cllm`: `python -m tools.binary` builds it."""
