@@ -125,8 +125,14 @@ def test_what_is_beyond_is_removed_as_far_as_it_can_be(folder):
     """A file is no checkpoint, and does not stand in the way of anything."""
     (folder.checkpoints / "step-00000009").write_text("", "utf-8")
     (folder.checkpoints / "step-100000000").mkdir()
-    checkpoint.discard_beyond(folder, 1)
+    checkpoint.tidy(folder, 1, 2)
     assert sorted(item.name for item in folder.checkpoints.iterdir()) == ["step-00000001", "step-00000009"]
+
+
+def test_all_but_the_last_are_removed_as_far_as_they_can_be(folder):
+    (folder.checkpoints / "step-00000000").write_text("", "utf-8")
+    checkpoint.tidy(folder, 2, 1)
+    assert sorted(item.name for item in folder.checkpoints.iterdir()) == ["step-00000000", "step-00000002"]
 
 
 def test_the_hash_of_settings_does_not_depend_on_their_order(folder, monkeypatch):
