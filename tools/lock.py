@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 LOCK = ROOT / "requirements.lock"
 PYTHONS = ("3.11", "3.12", "3.13")
 PLATFORMS = [f"manylinux_2_{minor}_x86_64" for minor in (17, 24, 26, 27, 28, 34)] + ["manylinux2014_x86_64"]
-EXTRAS = ("dev", "binary")
+EXTRAS = ("dev", "release")
 HEAD = "# Made by tools/lock.py from pyproject.toml. Wheels for Linux on x86-64, CPython {}.\n"
 
 Found = dict[tuple[str, str], dict[str, str]]  # name and version → Python → hash
