@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from . import disk_sizes, faults, flips, kills_in_a_save, power_loss
+from .small_runs import in_memory
 
 SEED = 1
 
@@ -30,8 +33,9 @@ def test_a_flush_that_is_forgotten_is_found_out(what, expected):
 
 
 @pytest.mark.slow
-def test_whatever_call_of_a_save_fails_the_path_is_named_and_the_run_goes_on_to_the_same_bits(tmp_path):
-    calls, wrong = faults.one_save(tmp_path)
+def test_whatever_call_of_a_save_fails_the_path_is_named_and_the_run_goes_on_to_the_same_bits():
+    with in_memory() as place:
+        calls, wrong = faults.one_save(Path(place))
     found = faults.summary(calls, wrong)
     assert found["wrong"] == {}
     assert found["trials"] == 2 * len(faults.CODES) * calls > 200
