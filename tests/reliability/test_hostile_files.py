@@ -261,6 +261,9 @@ def test_a_manifest_with_a_right_hash_and_wrong_figures(run, refused, name):
     refused("train", "text.txt", "-o", run, "--resume", "--steps", "4", words=["no checkpoint"])
 
 
+BPE = {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": [["a", "b"]]}
+LONG_MERGE = {"model": BPE | {"merges": [["ab", "ab"]]}}
+CUT_MERGE = {"model": BPE | {"continuing_subword_prefix": "xxxx"}}
 TOKENIZERS = {
     "brackets": b"[" * 100_000,
     "5,000 digits": b'{"kind": "byte", "vocab_size": ' + b"9" * 5_000 + b"}",
@@ -270,6 +273,8 @@ TOKENIZERS = {
     "id out of range": b'{"kind": "byte", "vocab_size": 256, "end_of_text": 4294967296}',
     "merges of nothing": b'{"kind": "bpe", "vocab_size": 1, "end_of_text": null, "tokens": ["a"], "merges": [[0, 7]]}',
     "no model": b'{"kind": "sentencepiece", "vocab_size": 1, "end_of_text": null, "model": "AAAA"}',
+    "a merge beyond all tokens": json.dumps({"kind": "huggingface", "vocab_size": 3, "tokenizer": LONG_MERGE}).encode(),
+    "a merge that is cut": json.dumps({"kind": "huggingface", "vocab_size": 3, "tokenizer": CUT_MERGE}).encode(),
     "no description": b'{"kind": "huggingface", "vocab_size": 1, "end_of_text": null, "model": {"type": "BPE"}}',
 }
 

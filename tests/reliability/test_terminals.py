@@ -49,6 +49,7 @@ CASES = {
     "gradcheck of a run": (["gradcheck", RUN, "--flow"], 0),
     "profile": (["profile", RUN, "--steps", "1"], 0),
     "warmup": (["warmup", "--out", f"text.txt/{HOSTILE}"], 1),
+    "doctor": (["doctor"], 0),
     "a command that is none": ([HOSTILE], 2),
 }
 
@@ -76,7 +77,7 @@ def on_terminal(args: list[str], place: Path) -> tuple[int, str]:
     leader, follower = pty.openpty()
     fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
     environment = {**os.environ, "TERM": "xterm-256color", "OMP_WAIT_POLICY": "passive"}
-    environment |= {"PYTHONPATH": str(Path(__file__).parents[2])}
+    environment |= {"PYTHONPATH": str(Path(__file__).parents[2]), "CLLM_HOSTILE": HOSTILE}
     environment.pop("COLUMNS", None)
     command = [sys.executable, "-m", "cllm_cli", *args]
     streams = {"stdin": follower, "stdout": follower, "stderr": follower}

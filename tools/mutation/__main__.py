@@ -1,6 +1,7 @@
 """Makes mistakes in the package and sees that the quick tests notice: every mutant must be killed, or be equivalent.
 
-python -m tools.mutation [--list] [--only NAME] [--modules PART …] [--limit N] [--all] [--workers N] [--out FILE]
+python -m tools.mutation [--list] [--only NAME] [--modules PART …] [--operators NAME …] [--limit N] [--all]
+    [--workers N] [--out FILE]
 
 JSON lines, one a mutant, go to FILE or standard output, the table to standard error. Exit code 1 where one survived.
 """
@@ -20,6 +21,7 @@ from typing import TextIO
 
 from .equivalent import reasons
 from .mutants import Mutant, all_mutants, chosen
+from .operators import OPERATORS
 from .running import SURVIVED, Verdict, Workshop
 
 
@@ -30,7 +32,9 @@ def wanted(options: argparse.Namespace) -> list[Mutant]:
         if options.only:
             found += [mutant for mutant in mutants if mutant.name in options.only]
         elif not options.modules or any(part in module for part in options.modules):
-            found += (mutants if options.all else chosen(module, mutants))[: options.limit]
+            of_operators = [mutant for mutant in mutants if mutant.operator in (options.operators or ())]
+            some = of_operators if options.operators else mutants if options.all else chosen(module, mutants)
+            found += some[: options.limit]
     missing = set(options.only or ()) - {mutant.name for mutant in found}
     if missing:
         raise SystemExit(f"no mutant is called {', '.join(sorted(missing))}")
@@ -66,6 +70,7 @@ def main() -> int:
     parser.add_argument("--list", action="store_true", help="show the mutants, run none")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="these mutants")
     parser.add_argument("--modules", nargs="+", metavar="PART", help="modules whose path has this in it")
+    parser.add_argument("--operators", nargs="+", choices=OPERATORS, help="every mutant that these make")
     parser.add_argument("--limit", type=int, metavar="N", help="at most so many of a module")
     parser.add_argument("--all", action="store_true", help="every mutant, not a choice: hours")
     parser.add_argument(

@@ -118,7 +118,9 @@ def builder_of(description: Mapping[str, Any], named: Iterable[str]) -> Builder:
 
 
 def _loaded(description: Mapping[str, Any]) -> Any:
-    _check_pieces(description.get("model"))
+    if isinstance(description.get("model"), dict):
+        _check_pieces(description["model"])
+        _check_merges(description["model"])
     text = json.dumps({"version": "1.0", "truncation": None, "padding": None, **description})
     made = library("tokenizers").Tokenizer.from_str(text)
     made.encode_special_tokens = True
@@ -126,13 +128,27 @@ def _loaded(description: Mapping[str, Any]) -> Any:
     return made
 
 
-def _check_pieces(model: Any) -> None:
+def _check_pieces(model: Mapping[str, Any]) -> None:
     """Raise ValueError where a piece of a Unigram model is beyond LONGEST_PIECE."""
-    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    vocabulary = model.get("vocab")
     for entry in vocabulary if isinstance(vocabulary, list) else ():
         piece = entry[0] if isinstance(entry, list) and entry else ""
         if isinstance(piece, str) and len(piece) > LONGEST_PIECE:
             raise ValueError(f"a token has {len(piece)} characters, more than {LONGEST_PIECE}")
+
+
+def _check_merges(model: Mapping[str, Any]) -> None:
+    """Raise ValueError where a merge of a BPE model makes no token, which may end the process within the library."""
+    vocabulary, merges, prefix = (model.get(name) for name in ("vocab", "merges", "continuing_subword_prefix"))
+    if not isinstance(vocabulary, dict) or not isinstance(merges, list):
+        return
+    prefix = prefix if isinstance(prefix, str) else ""
+    for merge in merges:
+        pair = merge.split(" ") if isinstance(merge, str) else merge
+        if isinstance(pair, list) and len(pair) == 2 and all(isinstance(part, str) for part in pair):
+            first, second = pair
+            if not second.startswith(prefix) or first + second.removeprefix(prefix) not in vocabulary:
+                raise ValueError("a merge makes no token")
 
 
 @contextmanager
