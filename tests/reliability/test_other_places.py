@@ -16,10 +16,15 @@ ROOT = Path(__file__).parents[2]
 AS_ROOT = pytest.mark.skipif(bool(os.geteuid()), reason="only root may mount and become somebody else")
 
 AS_ANOTHER = """
-import contextlib, io, os, shlex, tempfile
+import contextlib, importlib, io, os, pkgutil, shlex, tempfile
 from pathlib import Path
+import cllm_cli
 from cllm_cli.main import main
 from tests.reliability import chains, forks
+
+for module in pkgutil.walk_packages(cllm_cli.__path__, "cllm_cli."):  # the other user may not even read the package
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
 
 @contextlib.contextmanager
 def another():
