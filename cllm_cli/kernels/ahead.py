@@ -153,6 +153,7 @@ def _start(level: str, environment: Mapping[str, str] | None) -> subprocess.Pope
 def _give(process: Any, waiting: list[tuple[int, tuple[str, ...]]], running: dict[Any, int]) -> None:
     if waiting:
         number, key = waiting.pop(0)
-        process.stdin.write(json.dumps(key) + "\n")
-        process.stdin.flush()
         running[process] = number
+        with contextlib.suppress(BrokenPipeError):  # it has died already, and its output ends as well
+            process.stdin.write(json.dumps(key) + "\n")
+            process.stdin.flush()

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import numba
 import numpy as np
 import pytest
 
+from cllm_cli.kernels import ahead
 from cllm_cli.kernels.ahead import describe, type_of
+from cllm_cli.kernels.jit import CACHE_VARIABLE
 
 ARGUMENTS = [
     np.zeros((2, 3), np.float32),
@@ -85,3 +88,26 @@ exec {sys.executable} "$@"
     done = subprocess.run([sys.executable, "-c", replaced], env=environment, capture_output=True, text=True, check=True)
     hits, misses, *_, last = done.stdout.split()
     assert (hits, misses, last) == (("1", "0", "load") if deaths == 1 else ("0", "1", "here"))
+
+
+@pytest.mark.slow
+def test_a_process_that_died_before_it_was_asked_is_one_that_died(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = ("cllm_cli.optim.clip", "sum_squares", "float64[1]", "float32[1]")
+    start, started = ahead._start, []
+
+    def first_dead(level: str, environment: Mapping[str, str] | None) -> subprocess.Popen[str]:
+        process = (
+            start(level, environment)
+            if started
+            else subprocess.Popen(["true"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        )
+        if not started:
+            process.wait()
+        started.append(process)
+        return process
+
+    monkeypatch.setattr(ahead, "_start", first_dead)
+    assert [*ahead._elsewhere([key], 1, environment={CACHE_VARIABLE: str(tmp_path)})][-1] == (1, "sum_squares")
+    assert len(started) == 2
