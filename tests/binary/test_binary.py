@@ -81,6 +81,7 @@ def test_the_level_is_the_highest_that_the_cpu_has(cllm):
     expected = next((level for level in LEVELS if LEVELS[level] <= host_features()), "native")
     assert said["level"] == expected
     assert said["install"] == "binary"
+    assert said["threading_layer"] == "omp"
     assert said["cllm"] == cllm_cli.__version__
 
 

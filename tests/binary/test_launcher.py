@@ -142,11 +142,35 @@ def test_sizes_that_cannot_be_are_told_of(small):
 
 
 def test_what_a_killed_one_left_is_removed(small):
-    (small.cache / "new" / "half").mkdir(parents=True)
-    (small.cache / "new" / "half" / "file").write_text("x")
+    left = small.cache / ".cllm-unpacking"
+    (left / "half").mkdir(parents=True)
+    (left / "half" / "file").write_text("x")
     small.cache.chmod(0o700)
     small()
-    assert not (small.cache / "new").exists()
+    assert not left.exists()
+
+
+def test_what_others_keep_beside_it_stays(small, tmp_path):
+    for name in ("results", "new", "0" * 32):
+        (tmp_path / "project" / "binary" / name).mkdir(parents=True)
+        (tmp_path / "project" / "binary" / name / "file").write_text("mine")
+    small(CLLM_CACHE_DIR=str(tmp_path / "project"))
+    for name in ("results", "new", "0" * 32):
+        assert (tmp_path / "project" / "binary" / name / "file").read_text() == "mine"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes what belongs to another")
+def test_a_link_that_another_user_has_laid_is_not_followed(small, tmp_path):
+    victim = tmp_path / "victim"
+    (victim / "documents").mkdir(parents=True)
+    trap = tmp_path / "trap"
+    trap.mkdir()
+    (trap / "binary").symlink_to(victim)
+    os.chown(trap, 65534, 65534)
+    os.chown(trap / "binary", 65534, 65534, follow_symlinks=False)
+    small(CLLM_CACHE_DIR=str(trap))
+    assert [entry.name for entry in victim.iterdir()] == ["documents"]
+    assert only_tree(small)
 
 
 def test_other_versions_are_removed_unless_they_run(launcher, tree, tmp_path):
@@ -234,5 +258,6 @@ def test_where_nothing_runs_it_says_so(small, tmp_path):
         content[: -56 - index - frame] + body + bad + struct.pack("<QQ32s8s", frame, index, digest, b"cllmpack")
     )
     done = small(code=1, TMPDIR=str(tmp_path))
-    assert done.stderr.startswith(f"error: {small.home}/.cache/cllm: ")
-    assert "CLLM_CACHE_DIR" in done.stderr
+    assert done.stderr.startswith(f"error: {small.home}/.cache/cllm/binary/")
+    assert "the C library (glibc) that it needs" in done.stderr
+    assert len([*tmp_path.glob("cllm-*")]) == 0  # no other place was tried

@@ -31,7 +31,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 ZSTANDARD = "zstandard==0.25.0 --hash=sha256:7713e1179d162cf5c7906da876ec2ccb9c3a9dcbdffef0cc7f70c3667a205f0b\n"
 # Wheels have some libraries' tables moved, which `strip` does not know of.
-MOVED = ("libscipy", "libgfortran", "libgomp", "libquadmath", "libstdc++", "libgcc_s")
+MOVED = ("libscipy", "libgfortran", "libgomp", "libquadmath", "libstdc++", "libgcc_s", "omppool")
 PARTS = {
     "LLVM": ("_internal/llvmlite/",),
     "NumPy and OpenBLAS": ("_internal/numpy", "_internal/libscipy", "_internal/libgfortran", "_internal/libquadmath"),

@@ -51,6 +51,7 @@ pub fn main(process: std.process.Init.Minimal) u8 {
             const variables = told(environment, self, folder) catch return tell(self, explained(.NOMEM), HINT);
             reason = linux.errno(linux.execve(program, command, variables));
             _ = linux.syscall1(.umask, 0o077);
+            if (reason != .ACCES and reason != .PERM) return tell(program, explained(reason), HINT);
         } else |failure| switch (failure) {
             error.Damaged => return tell(self, "its content does not fit its hash: it is damaged", "fetch it again"),
             error.Unsafe => reason = .PERM,
@@ -77,7 +78,9 @@ fn explained(code: linux.E) []const u8 {
         .ACCES => "cannot write there, or not run what is written",
         .NOSPC, .DQUOT => "no space left to unpack into",
         .ROFS => "is read-only",
-        .NOMEM => "not enough memory to unpack",
+        .NOMEM => "not enough memory",
+        .NOENT => "is not there, or the C library (glibc) that it needs is not",
+        .@"2BIG" => "the arguments and the environment are too large",
         else => @tagName(code),
     };
 }
@@ -201,7 +204,9 @@ fn unpacked(cache: Path, pack: Pack) Failure!Path {
     const root = try handle(linux.open(asked, .{ .DIRECTORY = true, .CLOEXEC = true }, 0));
     defer _ = linux.close(root);
     const path = try true_path(root, asked);
-    try make_private(root, path);
+    try check_way(asked);
+    try check_way(path);
+    try make_private(root);
 
     const lock = try handle(linux.openat(root, "lock", LOCK_FILE, 0o600));
     defer _ = linux.close(lock);
@@ -236,18 +241,23 @@ fn true_path(folder: linux.fd_t, asked: Path) Failure!Path {
     return print("{s}", .{buffer[0..length]});
 }
 
-/// Closes a folder to everybody else. Fails where others could have put something into it, or another in its place.
-fn make_private(folder: linux.fd_t, path: Path) Failure!void {
-    const user = linux.geteuid();
+/// Closes a folder to everybody else. Fails where others could have put something into it.
+fn make_private(folder: linux.fd_t) Failure!void {
     const own = try status(folder, "", linux.AT.EMPTY_PATH);
-    if (own.uid != user or own.mode & 0o022 != 0) return error.Unsafe;
+    if (own.uid != linux.geteuid() or own.mode & 0o022 != 0) return error.Unsafe;
     if (own.mode & 0o077 != 0) _ = try done(linux.fchmod(folder, 0o700));
+}
+
+/// Fails where others could put another folder in the place of this one, or of one that it is in, or a link.
+fn check_way(path: Path) Failure!void {
+    const user = linux.geteuid();
     var end: usize = 1;
-    while (std.mem.findScalarPos(u8, path, end, '/')) |slash| : (end = slash + 1) {
-        const step = try status(linux.AT.FDCWD, try print("{s}", .{path[0..slash]}), linux.AT.SYMLINK_NOFOLLOW);
-        const sticky = step.mode & linux.S.ISVTX != 0;
+    while (end <= path.len) : (end += 1) {
+        end = std.mem.findScalarPos(u8, path, end, '/') orelse path.len;
+        const step = try status(linux.AT.FDCWD, try print("{s}", .{path[0..end]}), linux.AT.SYMLINK_NOFOLLOW);
+        const shielded = step.mode & linux.S.ISVTX != 0 or step.mode & linux.S.IFMT == linux.S.IFLNK;
         if (step.uid != user and step.uid != 0) return error.Unsafe;
-        if (step.mode & 0o022 != 0 and !sticky) return error.Unsafe;
+        if (step.mode & 0o022 != 0 and !shielded) return error.Unsafe;
     }
 }
 
@@ -277,7 +287,7 @@ fn whole_tree(root: linux.fd_t, pack: Pack) Failure!linux.fd_t {
 // ---- unpacking
 
 fn unpack(root: linux.fd_t, pack: Pack) Failure!void {
-    const unfinished = "new";
+    const unfinished = ".cllm-unpacking";
     var digest: [32]u8 = undefined;
     var hash = std.crypto.hash.sha2.Sha256.init(.{});
     hash.update(pack.frame);
@@ -384,15 +394,23 @@ fn announce(text: []const u8) void {
 fn remove_others(root: linux.fd_t, pack: Pack) void {
     var entries: Entries = .init(root);
     while (entries.next()) |entry| {
-        if (entry.type != linux.DT.DIR or std.mem.eql(u8, entry.name, pack.name)) continue;
+        if (!is_ours(entry.name) or std.mem.eql(u8, entry.name, pack.name)) continue;
         const folder = handle(linux.openat(root, entry.name, OWN_FOLDER, 0)) catch continue;
         defer _ = linux.close(folder);
+        _ = status(folder, MANIFEST, linux.AT.SYMLINK_NOFOLLOW) catch continue;
         if (linux.errno(linux.flock(folder, LOCK_EX | LOCK_NB)) == .SUCCESS) remove(root, entry.name);
     }
 }
 
+/// Whether a name is one that a pack has: what else lies in the folder is somebody's.
+fn is_ours(name: []const u8) bool {
+    return name.len == 32 and std.mem.findNone(u8, name, "0123456789abcdef") == null;
+}
+
 /// Removes a folder and everything in it, as far as it can.
 fn remove(parent: linux.fd_t, name: [*:0]const u8) void {
+    const before = reason;
+    defer reason = before;
     const folder = handle(linux.openat(parent, name, OWN_FOLDER, 0)) catch {
         _ = linux.unlinkat(parent, name, 0);
         return;
