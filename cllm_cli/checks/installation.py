@@ -248,9 +248,7 @@ def _terminal(environment: Mapping[str, str], stream: TextIO) -> Finding:
     from cllm_cli.reporting.terminal import is_plain, is_unicode
 
     columns, lines = shutil.get_terminal_size()
-    there = {
-        name: environment[name] for name in ("TERM", "LANG", "LC_ALL", "NO_COLOR", "COLUMNS") if name in environment
-    }
+    there = {name: environment[name] for name in TERMINAL if name in environment}
     plain, terminal = is_plain(stream), stream.isatty()
     facts = {"terminal": terminal, "plain": plain, "unicode": is_unicode(stream), "columns": columns, "lines": lines}
     kind = f"{columns} x {lines}" if terminal else "a pipe or a file"

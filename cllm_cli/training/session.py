@@ -239,7 +239,7 @@ def threading_layer() -> str:
             f"Numba cannot start its threads: {' '.join(str(error).split())}",
             "unset NUMBA_THREADING_LAYER and NUMBA_THREADING_LAYER_PRIORITY",
         ) from error
-    return str(numba.threading_layer())  # type: ignore[attr-defined]
+    return str(numba.threading_layer())  # type: ignore[attr-defined]  # set by name
 
 
 def _build(folder: RunFolder, wanted: Settings, settings: Settings, corpus: Corpus) -> Session:
