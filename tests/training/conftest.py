@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
+from tiny import TINY
 
 from cllm_cli.training import train
-
-TINY = {
-    "n_layer": 1,
-    "n_head": 2,
-    "n_embd": 16,
-    "block_size": 8,
-    "batch_size": 2,
-    "dropout": 0.0,
-    "steps": 6,
-    "eval_every": 3,
-    "save_every": 3,
-    "sample_every": 0,
-    "log_every": 1,
-    "threads": 2,
-}
+from cllm_cli.training.run_folder import RunFolder
 
 
 @pytest.fixture
@@ -47,3 +36,18 @@ def run(text, tmp_path):
         )
 
     return start
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """The folder of a short run; not to be changed."""
+    place = tmp_path_factory.mktemp("trained")
+    (place / "text.txt").write_text("what is here is here. " * 60, "utf-8")
+    list(train([place / "text.txt"], place / "run", **TINY | {"steps": 2, "save_every": 1}))
+    return place / "run"
+
+
+@pytest.fixture
+def folder(trained, tmp_path):
+    """A copy of that run."""
+    return RunFolder(shutil.copytree(trained, tmp_path / "run"))

@@ -3,37 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from tiny import edited, flip_a_byte
 
 from cllm_cli.errors import RunError
 from cllm_cli.training import checkpoint
 from cllm_cli.training.checkpoint import LARGEST_MANIFEST, MOST_LOSSES
 from cllm_cli.training.durable import entries_hash
-from cllm_cli.training.run_folder import RunFolder, model_config
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """The folder of a short run; not to be changed."""
-    from conftest import TINY
-
-    from cllm_cli.training import train
-
-    place = tmp_path_factory.mktemp("trained")
-    (place / "text.txt").write_text("what is here is here. " * 60, "utf-8")
-    list(train([place / "text.txt"], place / "run", **TINY | {"steps": 2, "save_every": 1}))
-    return place / "run"
-
-
-@pytest.fixture
-def folder(trained, tmp_path):
-    """A copy of that run."""
-    return RunFolder(shutil.copytree(trained, tmp_path / "run"))
+from cllm_cli.training.run_folder import model_config
 
 
 def stating(folder, spaces=0, **figures):
@@ -44,6 +27,22 @@ def stating(folder, spaces=0, **figures):
     path.write_text(text.ljust(spaces), "utf-8")
     _, found, passed = checkpoint.newest(folder)
     return found["step"], passed
+
+
+def tensors_of(folder):
+    return load_file(newest(folder) / "state.safetensors")
+
+
+def newest(folder):
+    return max(folder.checkpoints.glob("step-*"))
+
+
+def load(folder, fingerprint=None, **changes):
+    settings = folder.read_settings()
+    for name, value in changes.items():
+        settings = type(settings)(**{**vars(settings), name: value})
+    found = folder.read_facts()["fingerprint"] if fingerprint is None else fingerprint
+    return checkpoint.load(folder, tensors_of(folder), settings, found)
 
 
 # ---- what it may say
@@ -112,6 +111,102 @@ def test_a_state_of_another_size_is_passed_over(folder):
 
 
 # ---- which is taken
+
+
+def test_the_newest_checkpoint_is_taken(folder):
+    progress, passed = load(folder)
+    assert progress.step == 2
+    assert passed == []
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: edited(path / "manifest.json", format=99),
+        lambda path: edited(path / "manifest.json", step=None),
+        lambda path: edited(path / "manifest.json", parts=None),
+        lambda path: edited(path / "manifest.json", parts=[]),
+        lambda path: (path / "manifest.json").write_text("{", "utf-8"),
+        lambda path: (path / "manifest.json").unlink(),
+        lambda path: flip_a_byte(path / "state.safetensors"),
+        lambda path: os.truncate(path / "state.safetensors", 100),
+    ],
+)
+def test_a_damaged_checkpoint_is_passed_over_and_named(folder, damage):
+    tensors, settings = tensors_of(folder), folder.read_settings()
+    fingerprint = folder.read_facts()["fingerprint"]
+    damage(newest(folder))
+    progress, passed = checkpoint.load(folder, tensors, settings, fingerprint)
+    assert progress.step == 1
+    assert len(passed) == 1
+    assert "step-00000002" in passed[0]
+    assert newest(folder).name == "step-00000002"  # reading removes nothing
+    checkpoint.tidy(folder, progress.step, 2)
+    assert newest(folder).name == "step-00000001"
+    damage(folder.checkpoints / "step-00000001")
+    with pytest.raises(RunError, match="is whole: "):
+        checkpoint.load(folder, tensors, settings, fingerprint)
+
+
+def test_a_checkpoint_of_the_format_before_is_read(folder):
+    """It has no losses of recent steps."""
+    path = newest(folder) / "manifest.json"
+    manifest = json.loads(path.read_text("utf-8"))
+    assert len(manifest.pop("recent_losses")) == 2
+    for number in (1, 2):
+        manifest["format"] = number
+        manifest["sha256"] = entries_hash(manifest)
+        path.write_text(json.dumps(manifest), "utf-8")
+        progress, passed = load(folder)
+        if number == 1:
+            assert (progress.step, progress.recent_losses, passed) == (2, (), [])
+    assert progress.step == 1
+    assert "its manifest is incomplete" in passed[0]
+
+
+def test_a_checkpoint_under_another_name_is_passed_over(folder):
+    newest(folder).rename(folder.checkpoints / "step-00000009")
+    progress, passed = load(folder)
+    assert progress.step == 1
+    assert "it is of step 2" in passed[0]
+
+
+def test_another_text_and_other_settings_are_refused(folder):
+    with pytest.raises(RunError, match="the corpus is not the one"):
+        load(folder, fingerprint="of another text")
+    with pytest.raises(RunError, match="are not those of its checkpoint"):
+        load(folder, lr=0.5)
+    progress, _ = load(folder, steps=99)  # the length may change
+    assert progress.step == 2
+    progress, _ = load(folder, warmup=7)  # which follows from it, and is fixed late with --minutes
+    assert progress.step == 2
+
+
+def test_a_checkpoint_that_was_bound_to_its_warm_up_is_read(folder):
+    path = newest(folder) / "manifest.json"
+    manifest = json.loads(path.read_text("utf-8"))
+    manifest["settings"] = checkpoint.settings_hash(folder.read_settings(), frozenset())
+    path.write_text(json.dumps(manifest | {"sha256": entries_hash(manifest)}), "utf-8")
+    assert load(folder)[0].step == 2
+    with pytest.raises(RunError, match="are not those of its checkpoint"):
+        load(folder, warmup=7)
+
+
+def test_as_many_checkpoints_are_kept_as_the_settings_say(folder):
+    settings = folder.read_settings()
+    assert settings.keep == 2
+    checkpoint.save(folder, checkpoint.Progress(step=3), {}, settings, "")
+    assert sorted(path.name for path in folder.checkpoints.iterdir()) == ["step-00000002", "step-00000003"]
+
+
+def test_a_run_begins_at_nothing():
+    assert set(vars(checkpoint.Progress()).values()) == {0, None, ()}
+
+
+def test_without_checkpoints_there_is_no_progress(folder):
+    tensors, settings = tensors_of(folder), folder.read_settings()
+    shutil.rmtree(folder.checkpoints)
+    assert checkpoint.load(folder, tensors, settings, "") == (None, [])
 
 
 def test_steps_of_nine_digits_come_after_those_of_eight(folder):

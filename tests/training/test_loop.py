@@ -6,8 +6,8 @@ import itertools
 import signal
 
 import pytest
-from conftest import TINY
 from safetensors import safe_open
+from tiny import TINY
 
 from cllm_cli.errors import Interrupted, RunError, TrainingError
 from cllm_cli.training import session, train

@@ -6,7 +6,7 @@ import io
 
 import numba
 import pytest
-from conftest import TINY
+from tiny import TINY
 
 from cllm_cli.config import Settings
 from cllm_cli.errors import ConfigError, CorpusError, RunError
