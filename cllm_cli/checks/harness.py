@@ -140,14 +140,26 @@ class Bench:
             array = self.arrays[name]
             if name in layer.integers:
                 least, letter = layer.integers[name]
-                array[...] = self.rng.integers(max(least, 0), self.sizes[letter], array.shape)
+                array[...] = self.whole_numbers(name, array.shape, max(least, 0), self.sizes[letter])
                 if least == IGNORED:
-                    array[self.rng.permutation(array.size)[: array.size // 4]] = IGNORED
+                    array[self.ignored(array.size)] = IGNORED
             else:
-                array[...] = self.rng.standard_normal(array.shape).astype(np.float32)
+                array[...] = self.reals(name, array.shape)
         for name in layer.cache:
             self.arrays[name].fill(0)
         self.clear()
+
+    def reals(self, name: str, shape: tuple[int, ...]) -> Array:
+        """What tensor `name` starts with."""
+        return self.rng.standard_normal(shape).astype(np.float32)
+
+    def whole_numbers(self, name: str, shape: tuple[int, ...], least: int, below: int) -> Array:
+        """The same for integers."""
+        return self.rng.integers(least, below, shape)
+
+    def ignored(self, targets: int) -> Array | slice:
+        """Which of the targets do not count."""
+        return self.rng.permutation(targets)[: targets // 4]
 
     def _step(self) -> dict[str, Any]:
         ignoring = [name for name, (least, _) in self.layer.integers.items() if least == IGNORED]

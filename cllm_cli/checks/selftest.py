@@ -34,7 +34,7 @@ from cllm_cli.kernels.automaton import (
 from cllm_cli.kernels.cores import bind_calls
 from cllm_cli.kernels.simd import MR, columns
 from cllm_cli.layers import LAYERS
-from cllm_cli.layers.base import IGNORED, NORMAL, Layer, arguments, gradient
+from cllm_cli.layers.base import NORMAL, Layer, arguments, gradient
 from cllm_cli.model.arena import Arena, Parameter
 from cllm_cli.optim import OPTIMIZERS
 from cllm_cli.optim.base import Updater
@@ -151,20 +151,14 @@ def whole_numbers(shape: tuple[int, ...], stream: str, below: int) -> Array:
 class FixedBench(Bench):
     """A bench whose numbers follow from the formula: reals from −2 to below 2, every fourth target ignored."""
 
-    def _fill(self) -> None:
-        layer = self.layer
-        for name in [*layer.inputs, *layer.params, *(gradient(output) for output in layer.outputs)]:
-            array = self.arrays[name]
-            if name in layer.integers:
-                least, letter = layer.integers[name]
-                array[...] = whole_numbers(array.shape, name, self.sizes[letter])
-                if least == IGNORED:
-                    array[::4] = IGNORED
-            else:
-                array[...] = 2 * numbers(array.shape, name)
-        for name in layer.cache:
-            self.arrays[name].fill(0)
-        self.clear()
+    def reals(self, name: str, shape: tuple[int, ...]) -> Array:
+        return 2 * numbers(shape, name)
+
+    def whole_numbers(self, name: str, shape: tuple[int, ...], least: int, below: int) -> Array:
+        return whole_numbers(shape, name, below)
+
+    def ignored(self, targets: int) -> slice:
+        return slice(None, None, 4)
 
 
 def layer_cases(dtype: Any, cached: bool = True) -> Iterator[Case]:
