@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from copy import deepcopy
 from random import Random
 
 INTEGERS = (0, 1, 2**31 - 1, 2**31 + 1, 2**32, 2**63, 2**64 - 1)
@@ -49,7 +50,7 @@ def _change_value(facts, rng):
         elif kind == 1 and isinstance(holder, dict):
             holder[rng.choice(["x", "", "__metadata__", str(place) + "s"])] = holder.pop(place)
         elif kind == 2:
-            holder[place] = rng.choice(VALUES)
+            holder[place] = deepcopy(rng.choice(VALUES))  # the next change may be within it
         else:
             other = rng.choice(places)
             holder[place], holder[other] = holder[other], holder[place]

@@ -17,6 +17,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
@@ -323,16 +324,12 @@ def run(count: int, seed: int, names: tuple[str, ...] = ()) -> dict:
                 bad = spoil(good, rng)
                 path.write_bytes(bad)
                 before = memory_now()
-                began = time.perf_counter()
-                try:
-                    read(place)
-                except CllmError as error:
-                    refused += 1
-                    if not error.message:
-                        failures.append([name, trial, "no message"])
-                except BaseException as error:  # a library's panic is no Exception
-                    failures.append([name, trial, f"{type(error).__name__}: {error}"[:200]])
-                took = time.perf_counter() - began
+                wrong, no, took = attempt(read, place)
+                if took > SLOW:  # what is slow is slow again; what waited for the machine is not
+                    took = min(took, attempt(read, place)[2])
+                refused += no
+                if wrong:
+                    failures.append([name, trial, wrong])
                 slowest = max(slowest, took)
                 if took > SLOW:
                     failures.append([name, trial, f"took {took:.1f} s"])
@@ -356,6 +353,19 @@ def run(count: int, seed: int, names: tuple[str, ...] = ()) -> dict:
         "failures": len(failures),
         "first": failures[:40],
     }
+
+
+def attempt(read: Callable[[Place], None], place: Place) -> tuple[str, bool, float]:
+    """What went wrong, whether the file was refused as it should be, and the seconds that it took."""
+    began = time.perf_counter()
+    wrong, refused = "", False
+    try:
+        read(place)
+    except CllmError as error:
+        refused, wrong = True, "" if error.message else "no message"
+    except BaseException as error:  # a library's panic is no Exception
+        wrong = f"{type(error).__name__}: {error}"[:200]
+    return wrong, refused, time.perf_counter() - began
 
 
 def memory_now() -> int:
