@@ -92,6 +92,16 @@ def test_doctor_finds_nothing_wrong(cllm):
     assert files["ok"]
 
 
+def test_doctor_without_a_cache_says_why_and_goes_on(cllm, tmp_path):
+    home = tmp_path / "home"
+    home.write_text("a file", "utf-8")
+    *checks, end = events(cllm("doctor", "--json", HOME=str(home), TMPDIR=str(tmp_path)))
+    cache = next(check for check in checks if check["name"] == "cache")
+    assert (cache["ok"], cache["cache"], end["failed"]) == (True, None, 0)
+    assert cache["detail"].startswith(f"{home}/.cache/cllm/kernels: Not a directory; it is not needed")
+    assert any("kernel" in check for check in checks)
+
+
 def test_doctor_finds_a_changed_file(cllm, tmp_path):
     own = Caller(cllm.program, tmp_path)
     own("--version")
