@@ -10,6 +10,7 @@ import hashlib
 import re
 import subprocess
 import sys
+import tarfile
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -66,3 +67,11 @@ def fetch(name: str, folder: Path) -> Path:
     target = folder / f"{name}-{version}.tar.gz"
     target.write_bytes(content)
     return target
+
+
+def unpacked(name: str, folder: Path) -> Path:
+    """The same, unpacked into `folder`: the folder of its files."""
+    file = fetch(name, folder)
+    with tarfile.open(file) as archive:
+        archive.extractall(folder, filter="data")
+    return folder / file.name.removesuffix(".tar.gz")

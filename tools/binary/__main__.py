@@ -18,7 +18,6 @@ import py_compile
 import re
 import subprocess
 import sys
-import tarfile
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from typing import Any
 import cllm_cli
 from cllm_cli.kernels.levels import LEVELS
 from tools.binary.pack import pack
-from tools.sources import fetch
+from tools.sources import unpacked
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -76,9 +75,7 @@ def collect(work: Path) -> Path:
 
 def build_launcher(work: Path) -> bytes:
     """The program in front, linked with nothing but the zstd library, whose source the package `zstandard` brings."""
-    with tarfile.open(fetch("zstandard", work)) as archive:
-        archive.extractall(work, filter="data")
-    library = next(work.glob("zstandard-*/zstd/zstd.c"))
+    library = unpacked("zstandard", work) / "zstd" / "zstd.c"
     options = ("-target", "x86_64-linux-musl", "-O", "ReleaseFast", "-fstrip", "-fsingle-threaded", "-lc")
     caches = ("--cache-dir", work / "zig", "--global-cache-dir", work / "zig")
     target = work / "launcher"
