@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import io
+import sys
 import tarfile
 
 import pytest
 
-from tools import sources
+from tools import lock, sources
 
 
 @pytest.fixture
@@ -59,3 +60,15 @@ def test_the_source_that_the_launcher_is_made_of_is_locked():
     version, hashes = sources.locked("zstandard")
     assert version
     assert hashes
+
+
+def test_the_lock_has_the_hash_of_the_source_too(index, monkeypatch):
+    monkeypatch.setattr(lock, "SOURCES", ("thing",))
+    monkeypatch.setattr(lock, "resolved", lambda python: {("thing", "1.0"): "cd", ("other", "2"): "ef"})
+    monkeypatch.setattr(lock, "LOCK", index / "new")
+    monkeypatch.setattr(sys, "argv", ["lock.py"])
+    assert lock.main() == 0
+    *_, entries = (index / "new").read_text("utf-8").partition("\n")
+    assert (
+        entries == "other==2 \\\n    --hash=sha256:ef\nthing==1.0 \\\n    --hash=sha256:ab \\\n    --hash=sha256:cd\n"
+    )
