@@ -18,13 +18,17 @@ from collections import defaultdict
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-LOCK = ROOT / "requirements.lock"
+sys.path.insert(0, str(ROOT))
+
+from tools.sources import LOCK, link  # noqa: E402  # where it is run as a file
+
 PYTHONS = ("3.11", "3.12", "3.13")
 PLATFORMS = [f"manylinux_2_{minor}_x86_64" for minor in (17, 24, 26, 27, 28, 34)] + ["manylinux2014_x86_64"]
 EXTRAS = ("dev", "release")
+SOURCES = ("zstandard",)  # the launcher of the binary is made from the source of zstd in it
 HEAD = "# Made by tools/lock.py from pyproject.toml. Wheels for Linux on x86-64, CPython {}.\n"
 
-Found = dict[tuple[str, str], dict[str, str]]  # name and version → Python → hash
+Found = dict[tuple[str, str], dict[str, str]]  # name and version → Python, or "source" → hash
 
 
 def wanted() -> list[str]:
@@ -94,6 +98,9 @@ def main() -> int:
     for python in PYTHONS:
         for package, digest in resolved(python).items():
             found[package][python] = digest
+    for package in found:
+        if package[0] in SOURCES:
+            found[package]["source"] = link(*package).partition("#sha256=")[2]
     LOCK.write_text(text_of(found), "utf-8")
     return 0
 

@@ -172,8 +172,8 @@ def _cpu() -> Finding:
 
 def _kernels() -> Finding:
     """For which CPU, and whether those that came along are of this very source."""
-    from cllm_cli.kernels.jit import JIT_OFF, TARGET, folder_names
-    from cllm_cli.kernels.levels import SHIPPED, shipped_levels
+    from cllm_cli.kernels.jit import JIT_OFF, TARGET
+    from cllm_cli.kernels.levels import shipped_levels
 
     facts = {"level": TARGET, "jit": not JIT_OFF}
     if JIT_OFF:
@@ -182,9 +182,17 @@ def _kernels() -> Finding:
         )
     if TARGET not in shipped_levels():
         return Finding("kernels", True, f"compiled here for {TARGET}", facts)
-    missing = sorted(name for name in folder_names() if not (SHIPPED / TARGET / name).is_dir())
+    missing = _not_shipped()
     said = f"not of this source or this Numba, so they are compiled: {', '.join(missing)}" if missing else "came along"
     return Finding("kernels", not missing, f"for {TARGET}, {said}", {**facts, "missing": missing})
+
+
+def _not_shipped() -> list[str]:
+    """The folders of kernels of this very source that did not come along."""
+    from cllm_cli.kernels.jit import TARGET, folder_names
+    from cllm_cli.kernels.levels import SHIPPED
+
+    return sorted(name for name in folder_names() if not (SHIPPED / TARGET / name).is_dir())
 
 
 def _threads() -> Finding:
@@ -223,13 +231,12 @@ def _environment(environment: Mapping[str, str]) -> Finding:
 
 
 def _cache() -> Finding:
-    from cllm_cli.kernels.jit import CACHE_VARIABLE, cache_place, cache_root, folder_names
+    from cllm_cli.kernels.jit import JIT_OFF, cache_root, folder_names
 
     root = cache_root()
     if root is None:
-        remedy = f"set {CACHE_VARIABLE} to a folder that only you can write to"
-        said = f"{cache_place()} is not yours alone, or cannot be written to; {remedy}"
-        return Finding("cache", False, said, {"cache": None, "place": str(cache_place())})
+        needed = not JIT_OFF and bool(_not_shipped())
+        return Finding("cache", not needed, _without_cache(needed), {"cache": None})
     sizes = {folder.name: _size(folder) for folder in root.iterdir()}
     stale = sizes.keys() - folder_names()
     total, old = sum(sizes.values()), sum(sizes[name] for name in stale)
@@ -238,6 +245,26 @@ def _cache() -> Finding:
     free = shutil.disk_usage(root).free / 1e9
     detail = f"{root}, private, {total / 1e6:.1f} MB{others if stale else ''}; {free:.1f} GB free"
     return Finding("cache", True, detail, facts)
+
+
+def _without_cache(needed: bool) -> str:
+    """Why there is no folder to keep kernels in, and what that means."""
+    from cllm_cli.kernels.jit import CACHE_VARIABLE, cache_place
+    from cllm_cli.kernels.private import make_private
+
+    try:
+        place = cache_place()
+        make_private(place)
+        others = "it is not yours alone: others can write to it, or to a folder on the way"
+        reason = f"{place}: {others if os.access(place, os.W_OK) else 'it cannot be written to'}"
+    except OSError as error:
+        reason = f"{place}: {error.strerror}"
+    except RuntimeError as error:  # no home
+        reason = str(error)
+    if not needed:
+        return f"{reason}; it is not needed: no kernel has to be compiled"
+    remedy = f"set {CACHE_VARIABLE} to a folder that only you can write to"
+    return f"{reason}; kernels are compiled anew at every start: {remedy}"
 
 
 def _size(folder: Path) -> int:

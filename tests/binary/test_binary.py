@@ -16,6 +16,7 @@ from binary.conftest import SAMPLE, Caller
 from cllm_cli.kernels.levels import LEVELS, host_features
 
 MOST_BYTES = 90_000_000
+COMPILED = "lineno="  # in a line for each instruction of a function that Numba compiles (NUMBA_DUMP_BYTECODE)
 SGD = "--preset nano --optimizer sgd --dropout 0.1 --steps 1 --quiet"
 
 
@@ -63,8 +64,10 @@ def test_every_command_works_and_nothing_is_compiled(cllm, run, tmp_path):
         "warmup": ("warmup", "--json"),
         "doctor": ("doctor", "--json"),
     }
-    ran = {name: cllm(*command, NUMBA_DEBUG_CACHE="1") for name, command in commands.items()}
+    probes = {"NUMBA_DEBUG_CACHE": "1", "NUMBA_DUMP_BYTECODE": "1"}
+    ran = {name: cllm(*command, **probes) for name, command in commands.items()}
     said = "".join(done.stdout for done in ran.values())
+    assert COMPILED not in said  # of a function that is kept nowhere the cache tells nothing
     assert said.count("[cache] data loaded from") > 100
     assert "[cache] data saved to" not in said
     assert not any(cllm.home.glob(".cache/cllm/kernels/*/*"))
@@ -72,8 +75,18 @@ def test_every_command_works_and_nothing_is_compiled(cllm, run, tmp_path):
 
 
 def test_an_older_cpu_or_this_very_one_compiles_for_itself(cllm, tmp_path):
-    done = cllm("gradcheck", "--layer", "add", "--cpu", "native", CLLM_CACHE_DIR=str(tmp_path), NUMBA_DEBUG_CACHE="1")
+    command = ("gradcheck", "--layer", "add", "--cpu", "native")
+    done = cllm(*command, CLLM_CACHE_DIR=str(tmp_path), NUMBA_DEBUG_CACHE="1")
     assert "[cache] data saved to" in done.stdout or any(tmp_path.glob("kernels/*/*.nbc"))
+
+
+def test_what_is_compiled_and_not_kept_is_seen(cllm, tmp_path):
+    """The probe: without a cache, kernels are compiled in the process itself."""
+    (tmp_path / "cache").write_text("no folder", "utf-8")
+    variables = {"CLLM_CACHE_DIR": str(tmp_path / "cache"), "TMPDIR": str(tmp_path), "NUMBA_DUMP_BYTECODE": "1"}
+    done = cllm("gradcheck", "--layer", "add", "--cpu", "native", **variables, NUMBA_DEBUG_CACHE="1")
+    assert "[cache] data saved to" not in done.stdout
+    assert COMPILED in done.stdout
 
 
 def test_the_level_is_the_highest_that_the_cpu_has(cllm):
@@ -90,6 +103,16 @@ def test_doctor_finds_nothing_wrong(cllm):
     assert end["failed"] == 0
     files = next(check for check in checks if check["name"] == "files")
     assert files["ok"]
+
+
+def test_doctor_without_a_cache_says_why_and_goes_on(cllm, tmp_path):
+    home = tmp_path / "home"
+    home.write_text("a file", "utf-8")
+    *checks, end = events(cllm("doctor", "--json", HOME=str(home), TMPDIR=str(tmp_path)))
+    cache = next(check for check in checks if check["name"] == "cache")
+    assert (cache["ok"], cache["cache"], end["failed"]) == (True, None, 0)
+    assert cache["detail"].startswith(f"{home}/.cache/cllm/kernels: Not a directory; it is not needed")
+    assert any("kernel" in check for check in checks)
 
 
 def test_doctor_finds_a_changed_file(cllm, tmp_path):
@@ -184,19 +207,93 @@ def test_several_first_starts_at_once(cllm, tmp_path):
     "variables",
     [
         {"OMP_NUM_THREADS": "1"},
+        {"OMP_NUM_THREADS": "many"},
+        {"OMP_THREAD_LIMIT": "1"},
         {"NUMBA_NUM_THREADS": "1"},
+        {"NUMBA_NUM_THREADS": "many"},
         {"NUMBA_CACHE_DIR": "/nonexistent"},
+        {"NUMBA_THREADING_LAYER": "workqueue"},
+        {"NUMBA_DISABLE_JIT": "1"},
+        {"NUMBA_OPT": "7"},
+        {"NUMBA_CPU_NAME": "nonsense"},
+        {"NUMBA_CPU_FEATURES": ""},
         {"LANG": "C", "LC_ALL": "POSIX"},
+        {"LC_ALL": "xx_YY.nothing"},
         {"TERM": ""},
+        {"TERM": "nonsense"},
         {"COLUMNS": "40"},
         {"PYTHONPATH": "/nonexistent", "PYTHONHOME": "/nonexistent"},
         {"LD_LIBRARY_PATH": "/nonexistent"},
     ],
-    ids=lambda variables: next(iter(variables)),
+    ids=lambda variables: "-".join(next(iter(variables.items()))),
 )
 def test_it_behaves_with_odd_variables(cllm, variables):
     done = cllm("gradcheck", "--layer", "add", "--json", **variables)
     assert events(done)[-1]["failed"] == 0
+    assert "Traceback" not in done.stderr
+
+
+def test_it_takes_no_more_threads_than_openmp_may(cllm):
+    assert events(cllm("--version", "--json", OMP_NUM_THREADS="1"))[0]["threads"] == 1
+
+
+def test_help_fits_into_40_columns(cllm):
+    for command in ("train", "generate", "doctor"):
+        shown = cllm(command, "--help", COLUMNS="40", TERM="dumb").stdout
+        assert max(map(len, shown.splitlines())) <= 40
+
+
+GROUPS = Path("/sys/fs/cgroup")
+MOST_MEMORY = 1_000_000_000
+LIMITS = {
+    2: {".": {"cpu.max": "100000 100000", "memory.max": f"{MOST_MEMORY}"}},
+    1: {"cpu": {"cpu.cfs_quota_us": "100000"}, "memory": {"memory.limit_in_bytes": f"{MOST_MEMORY}"}},
+}
+
+
+@pytest.fixture
+def limited(cllm):
+    """Runs the program in a control group, of version 2 or 1, that has one core and little memory."""
+    limits = LIMITS[2 if (GROUPS / "cgroup.controllers").exists() else 1]
+    folders = {GROUPS / controller / f"cllm-test-{os.getpid()}": files for controller, files in limits.items()}
+    try:
+        for folder, files in folders.items():
+            folder.mkdir()
+            for name, text in files.items():
+                (folder / name).write_text(text, "utf-8")
+            assert (folder / "cgroup.procs").exists()
+        enter = "".join(f"echo $$ > {folder}/cgroup.procs; " for folder in folders)
+
+        def run(*arguments):
+            command = ["/bin/sh", "-ec", f'{enter}exec "$@"', "sh", cllm.program, *arguments]
+            return subprocess.run(
+                command, env=cllm.environment(), cwd=cllm.home, capture_output=True, text=True, check=False
+            )
+
+        yield run
+    except OSError as error:
+        pytest.skip(f"no control group with limits can be made here: {error}")
+    finally:
+        for folder in folders:
+            if folder.exists():
+                folder.rmdir()
+
+
+def test_threads_and_plan_follow_a_control_group(cllm, limited):
+    cllm("--version")  # unpacked outside
+    (facts,) = events(limited("--version", "--json"))
+    assert facts["threads"] == 1
+    checks = {row["name"]: row for row in events(limited("doctor", "--json")) if row["event"] == "check"}
+    assert checks["cores"]["cores"] == 1
+    assert 0 < checks["memory"]["memory_bytes"] < MOST_MEMORY
+    assert checks["memory"]["detail"].startswith("its control group leaves ")
+    text = next(SAMPLE.glob("*.txt"))
+    fits = limited("train", text, "--preset", "nano", "--steps", "1", "--out", "limited", "--quiet", "--json")
+    assert fits.returncode == 0, fits.stderr
+    size = ("--n-layer", "24", "--n-embd", "1024", "--n-head", "16")
+    large = limited("train", text, *size, "--steps", "1", "--out", "large", "--quiet")
+    assert large.returncode == 1, large.stderr
+    assert "its control group leaves" in large.stderr
 
 
 def test_a_closed_pipe_ends_it_quietly(cllm, run):

@@ -120,6 +120,34 @@ def test_a_cache_of_nobodys_own_fails(cache):
     assert "CLLM_CACHE_DIR" in finding.detail
 
 
+@pytest.mark.skipif(jit.JIT_OFF, reason="nothing is compiled")
+def test_a_cache_that_cannot_be_written_to_fails_where_kernels_are_compiled(cache):
+    cache.parent.write_text("a file")
+    finding = found()["cache"]
+    assert not finding.ok
+    assert str(cache) in finding.detail
+    assert "Not a directory" in finding.detail
+    assert "compiled anew at every start" in finding.detail
+
+
+def test_with_kernels_that_came_along_none_is_needed(cache, shipped):
+    for name in jit.folder_names():
+        (shipped / name).mkdir()
+    cache.parent.write_text("a file")
+    findings = found()
+    assert [finding for finding in findings.values() if not finding.ok] == []
+    assert "Not a directory" in findings["cache"].detail
+    assert "it is not needed" in findings["cache"].detail
+    assert findings["cache"].facts["cache"] is None
+
+
+def test_without_a_home_there_is_no_place_for_a_cache(monkeypatch, shipped):
+    monkeypatch.delenv("CLLM_CACHE_DIR")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(jit.Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home directory")))
+    assert found()["cache"].detail.startswith("no home directory; kernels are compiled anew")
+
+
 def test_what_is_in_the_cache(cache):
     current = sorted(jit.folder_names())[0]
     for name, size in ((current, 3000), ("gelu-0", 7000), ("linear-0", 1000)):

@@ -18,7 +18,6 @@ import py_compile
 import re
 import subprocess
 import sys
-import tarfile
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -26,10 +25,10 @@ from typing import Any
 import cllm_cli
 from cllm_cli.kernels.levels import LEVELS
 from tools.binary.pack import pack
+from tools.sources import unpacked
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
-ZSTANDARD = "zstandard==0.25.0 --hash=sha256:7713e1179d162cf5c7906da876ec2ccb9c3a9dcbdffef0cc7f70c3667a205f0b\n"
 # Wheels have some libraries' tables moved, which `strip` does not know of.
 MOVED = ("libscipy", "libgfortran", "libgomp", "libquadmath", "libstdc++", "libgcc_s", "omppool")
 PARTS = {
@@ -76,13 +75,7 @@ def collect(work: Path) -> Path:
 
 def build_launcher(work: Path) -> bytes:
     """The program in front, linked with nothing but the zstd library, whose source the package `zstandard` brings."""
-    wanted = work / "zstandard.txt"
-    wanted.write_text(ZSTANDARD, "utf-8")
-    options = ("--quiet", "--no-deps", "--no-binary", "zstandard", "--require-hashes")
-    run(sys.executable, "-m", "pip", "download", *options, "-r", wanted, "-d", work)
-    with tarfile.open(next(work.glob("zstandard-*.tar.gz"))) as archive:
-        archive.extractall(work, filter="data")
-    library = next(work.glob("zstandard-*/zstd/zstd.c"))
+    library = unpacked("zstandard", work) / "zstd" / "zstd.c"
     options = ("-target", "x86_64-linux-musl", "-O", "ReleaseFast", "-fstrip", "-fsingle-threaded", "-lc")
     caches = ("--cache-dir", work / "zig", "--global-cache-dir", work / "zig")
     target = work / "launcher"

@@ -1,7 +1,7 @@
 """Makes everything that is published of a version, into a new folder.
 
     pip install -e '.[release]'
-    python -m tools.release [--out dist]
+    python -m tools.release [--out dist] [--binary FILE]     FILE: what tools.binary has made of this very source
 
 The source distribution; a wheel for every machine, and one with compiled kernels; the single-file binary; a man page
 and completions; a bill of materials and the licences of what the binary bundles; SHA256SUMS of all of it.
@@ -12,18 +12,20 @@ from __future__ import annotations
 import argparse
 import gzip
 import hashlib
+import shutil
 import sys
 import tarfile
 import tempfile
 from pathlib import Path
 
-import ziglang
-
 import cllm_cli
-from tools.binary.__main__ import ROOT, build, name_of_binary
+from tools.binary.__main__ import ROOT, build, name_of_binary, run
 from tools.make_man import write as write_man_page
-from tools.release.bundled import bill_of_materials, licences_of
+from tools.release.bundled import bill_of_materials, licences_of, parts_of
 from tools.release.wheels import build_distributions, with_kernels
+from tools.sources import unpacked
+
+PACKAGE = "_internal/cllm_cli"  # in the folder that the binary unpacks
 
 
 def archive(folder: Path, target: Path) -> None:
@@ -52,34 +54,44 @@ def checksums(folder: Path) -> str:
     return "".join(lines)
 
 
+def tree_of(binary: Path, work: Path) -> Path:
+    """The folder that a binary unpacks, below `work`. Raises ValueError where it is of another source than this."""
+    run(binary.resolve(), "--version", CLLM_CACHE_DIR=str(work / "unpacked"))
+    tree = next((work / "unpacked").glob("binary/*/cllm")).parent
+    for source in sorted((ROOT / "cllm_cli").rglob("*.py")):
+        other = tree / PACKAGE / source.relative_to(ROOT / "cllm_cli")
+        if not other.is_file() or other.read_bytes() != source.read_bytes():
+            raise ValueError(f"{binary} is not of this source: {source} is different in it, or missing")
+    return tree
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=ROOT / "dist")
-    out: Path = parser.parse_args().out
+    parser.add_argument("--binary", type=Path)
+    options = parser.parse_args()
+    out: Path = options.out
     if out.exists() and any(out.iterdir()):
         parser.error(f"{out} is not empty")
     out.mkdir(parents=True, exist_ok=True)
-    version = cllm_cli.__version__
+    version, binary = cllm_cli.__version__, out / name_of_binary()
     with tempfile.TemporaryDirectory(prefix="cllm-release-") as name:
         work = Path(name)
         for folder in ("binary", "wheel", f"cllm-{version}-man"):
             (work / folder).mkdir()
-        binary = out / name_of_binary()
-        build(work / "binary", binary)
-        with_kernels(build_distributions(out), work / "binary" / "compiled", work / "wheel")
+        if options.binary:
+            shutil.copy(options.binary, binary)
+        else:
+            build(work / "binary", binary)
+        tree = tree_of(binary, work)
+        with_kernels(build_distributions(out), tree / PACKAGE / "compiled", work / "wheel")
         write_man_page(work / f"cllm-{version}-man")
         archive(work / f"cllm-{version}-man", out / f"cllm-{version}-man.tar.gz")
-        tree = work / "binary" / "tree" / "cllm"
-        sources = [*(work / "binary").glob("zstandard-*/zstd/LICENSE"), *musl_licence()]
-        (out / f"{binary.name}.cdx.json").write_text(bill_of_materials(tree, binary), "utf-8")
-        (out / f"{binary.name}.licences.txt").write_text(licences_of(tree, sources), "utf-8")
+        parts = parts_of(tree, unpacked("zstandard", work))
+        (out / f"{binary.name}.cdx.json").write_text(bill_of_materials(parts, binary), "utf-8")
+        (out / f"{binary.name}.licences.txt").write_text(licences_of(parts), "utf-8")
     (out / "SHA256SUMS").write_text(checksums(out), "utf-8")
     sys.stdout.write((out / "SHA256SUMS").read_text("utf-8"))
-
-
-def musl_licence() -> list[Path]:
-    """The file that Zig brings along."""
-    return [*Path(ziglang.__file__).parent.glob("lib/libc/musl/COPYRIGHT")]
 
 
 if __name__ == "__main__":

@@ -6,11 +6,13 @@ import hashlib
 import platform
 import re
 import subprocess
-import sys
-from collections.abc import Iterable, Iterator
+import sysconfig
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 
+import ziglang
 from cyclonedx.factory.license import LicenseFactory
 from cyclonedx.model import HashAlgorithm, HashType
 from cyclonedx.model.bom import Bom
@@ -22,7 +24,35 @@ import cllm_cli
 
 LICENCE = re.compile(r"(LICEN[CS]E|COPYING|NOTICE|AUTHORS)", re.IGNORECASE)
 OURS = "cllm"
-LAUNCHER = {"zstd": "the zstd library, within the launcher", "musl": "the musl C library, within the launcher"}
+APACHE = Path(__file__).parents[2] / "LICENSE"  # some packages name this licence and bring no text
+DOCUMENTS = Path("/usr/share/doc")  # where Debian has the licence of each of its packages
+BOOTLOADER = "GPL-2.0-or-later WITH Bootloader-exception"
+
+
+@dataclass(frozen=True)
+class Part:
+    """Something that is not ours: its licence in a word or SPDX's terms, and all its texts by their files' names."""
+
+    name: str
+    version: str
+    licence: str
+    texts: list[tuple[str, str]]
+    description: str = ""
+    type: ComponentType = ComponentType.LIBRARY
+    purl: PackageURL | None = None
+    hashes: list[HashType] = field(default_factory=list)
+
+
+def parts_of(tree: Path, zstandard: Path) -> list[Part]:
+    """All of them: `tree` is the folder that the binary unpacks, `zstandard` that of the package's sources.
+
+    Raises LookupError and OSError where something's licence is not found.
+    """
+    found = [*_compiled_in(zstandard), *map(_package, packages(tree)), *map(_library, libraries(tree))]
+    for part in found:
+        if not part.texts or not part.licence:
+            raise LookupError(f"{part.name} {part.version}: {'no text of its' if part.licence else 'no'} licence found")
+    return found
 
 
 def packages(tree: Path) -> list[metadata.Distribution]:
@@ -34,11 +64,14 @@ def packages(tree: Path) -> list[metadata.Distribution]:
 
 
 def libraries(tree: Path) -> list[Path]:
-    """The shared libraries that came from the system, Python's own among them."""
-    return sorted(path for path in (tree / "_internal").glob("*.so*") if not path.is_symlink())
+    """The shared libraries that came from the system; Python's own is Python, and what a package has is the package."""
+    inside = tree / "_internal"
+    brought = {path.name for path in inside.glob("*/**/*.so*")}
+    found = sorted(path for path in inside.glob("*.so*") if path.name not in brought)
+    return [path for path in found if not path.name.startswith("libpython")]
 
 
-def bill_of_materials(tree: Path, binary: Path) -> str:
+def bill_of_materials(parts: Iterable[Part], binary: Path) -> str:
     """CycloneDX 1.6 in JSON."""
     licences = LicenseFactory()
     root = Component(
@@ -48,60 +81,94 @@ def bill_of_materials(tree: Path, binary: Path) -> str:
         licenses=[licences.make_from_string("Apache-2.0")],
         hashes=[_hash_of(binary)],
     )
-    parts = [Component(name="CPython", version=platform.python_version(), type=ComponentType.PLATFORM)]
-    for package in packages(tree):
-        said = package.metadata.get("License-Expression") or package.metadata.get("License") or ""
-        parts.append(
-            Component(
-                name=package.name,
-                version=package.version,
-                type=ComponentType.LIBRARY,
-                purl=PackageURL("pypi", None, package.name.lower(), package.version),
-                licenses=[licences.make_from_string(said)] if said and "\n" not in said else [],
-            )
+    components = [
+        Component(
+            name=part.name,
+            version=part.version,
+            type=part.type,
+            description=part.description or None,
+            purl=part.purl,
+            licenses=[licences.make_from_string(part.licence)],
+            hashes=part.hashes,
         )
-    parts += [
-        Component(name=path.name, type=ComponentType.FILE, hashes=[_hash_of(path)], version=_owner(path.name) or None)
-        for path in libraries(tree)
+        for part in parts
     ]
-    parts += [Component(name=name, type=ComponentType.LIBRARY, description=what) for name, what in LAUNCHER.items()]
-    bom = Bom(components=parts)
+    bom = Bom(components=components)
     bom.metadata.component = root
-    for part in parts:
-        bom.register_dependency(part)
-    bom.register_dependency(root, parts)
+    for component in components:
+        bom.register_dependency(component)
+    bom.register_dependency(root, components)
     return JsonV1Dot6(bom).output_as_string(indent=2) + "\n"
 
 
-def licences_of(tree: Path, sources: Iterable[Path]) -> str:
-    """The text of every licence: of Python, of each package, of the system's libraries, of what `sources` hold."""
-    return "\n".join(f"{'=' * 100}\n{title}\n{'=' * 100}\n\n{text}\n" for title, text in _licences(tree, sources))
+def licences_of(parts: Iterable[Part]) -> str:
+    """The text of every licence."""
+    rule = "=" * 100
+    return "\n".join(
+        f"{rule}\n{part.name} {part.version}: {name}\n{rule}\n\n{text}\n" for part in parts for name, text in part.texts
+    )
 
 
-def _licences(tree: Path, sources: Iterable[Path]) -> Iterator[tuple[str, str]]:
-    own = Path(sys.base_prefix) / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "LICENSE.txt"
-    yield f"Python {platform.python_version()}", own.read_text("utf-8")
-    for package in packages(tree):
-        texts = [
-            file for file in package.files or () if LICENCE.search(file.name) and file.suffix not in (".py", ".pyc")
-        ]
-        for file in texts:
-            yield f"{package.name} {package.version}: {file.name}", file.read_text(encoding="utf-8")
-        if not texts:
-            said = package.metadata.get("License-Expression") or package.metadata.get("License") or "not stated"
-            yield f"{package.name} {package.version}", f"Licence: {said}"
-    told = set()
-    for path in libraries(tree):
-        owner = _owner(path.name).split(" ")[0]
-        copyright_file = Path("/usr/share/doc") / owner.split(":")[0] / "copyright"
-        if owner and owner not in told and copyright_file.is_file():
-            told.add(owner)
-            yield f"{path.name}, of {owner}", copyright_file.read_text("utf-8", "replace")
-    for source in sources:
-        yield f"{source.parent.name}, in the launcher", source.read_text("utf-8", "replace")
+def python_licence(standard: Path, documents: Path = DOCUMENTS) -> Path:
+    """The file with Python's licence, by the folder of its library. Raises FileNotFoundError.
+
+    Python puts it there; a system may have moved it to what it tells of its packages.
+    """
+    places = [folder / name for folder in (standard, standard.parent) for name in ("LICENSE.txt", "LICENSE")]
+    places += [documents / name / "copyright" for name in (standard.name, f"{standard.name}-minimal", "python3")]
+    for place in places:
+        if place.is_file():
+            return place
+    raise FileNotFoundError(f"the licence of Python is in none of {', '.join(map(str, places))}")
 
 
-def _owner(name: str) -> str:
+def _compiled_in(zstandard: Path) -> list[Part]:
+    """What is no package, or is compiled into the launcher or PyInstaller's bootloader."""
+    zig = Path(ziglang.__file__).parent
+    zstd, musl = zstandard / "zstd", zig / "lib" / "libc" / "musl"
+    header, version = (zstd / "zstd.h").read_text("utf-8"), (musl / "src" / "internal" / "version.h").read_text("utf-8")
+    of_zstd = ".".join(re.findall(r"^#define ZSTD_VERSION_(?:MAJOR|MINOR|RELEASE) +(\d+)", header, re.MULTILINE))
+    installer = metadata.distribution("pyinstaller")
+    own = python_licence(Path(sysconfig.get_path("stdlib")))
+    return [
+        Part("CPython", platform.python_version(), "Python-2.0", [_text(own)], type=ComponentType.PLATFORM),
+        Part("PyInstaller", installer.version, BOOTLOADER, _texts(installer), "its bootloader, and run-time hooks"),
+        Part("zstd", of_zstd, "BSD-3-Clause", [_text(zstd / "LICENSE")], "in the launcher"),
+        Part("musl", version.split('"')[1], "MIT", [_text(musl / "COPYRIGHT")], "C library, in the launcher"),
+        Part(
+            "Zig", metadata.version("ziglang"), "MIT", [_text(zig / "LICENSE")], "std and compiler_rt, in the launcher"
+        ),
+    ]
+
+
+def _package(package: metadata.Distribution) -> Part:
+    told = package.metadata.get("License-Expression") or package.metadata.get("License") or ""
+    named = [line for line in package.metadata.get_all("Classifier", []) if line.startswith("License :: ")]
+    said = told if told and "\n" not in told else " AND ".join(line.rpartition(" :: ")[2] for line in named)
+    texts = _texts(package) or ([_text(APACHE)] if "Apache" in said else [])
+    purl = PackageURL("pypi", None, package.name.lower(), package.version)
+    return Part(package.name, package.version, said, texts, purl=purl)
+
+
+def _library(path: Path) -> Part:
+    owner, version = _owner(path.name)
+    text = DOCUMENTS / owner.split(":")[0] / "copyright"
+    texts = [_text(text)] if owner and text.is_file() else []
+    said = f"as the copyright file of {owner} says"
+    return Part(path.name, version, said, texts, f"of {owner}", ComponentType.FILE, hashes=[_hash_of(path)])
+
+
+def _texts(package: metadata.Distribution) -> list[tuple[str, str]]:
+    """The licences that a package brings along."""
+    files = [Path(str(package.locate_file(file))) for file in package.files or () if LICENCE.search(file.name)]
+    return [_text(file) for file in files if file.suffix not in (".py", ".pyc")]
+
+
+def _text(file: Path) -> tuple[str, str]:
+    return file.name, file.read_text("utf-8", "replace")
+
+
+def _owner(name: str) -> tuple[str, str]:
     """The system's package that a library is of, and its version; nothing where no package manager tells."""
     try:
         done = subprocess.run(["dpkg", "-S", f"*/{name}"], capture_output=True, text=True, check=True)
@@ -110,8 +177,8 @@ def _owner(name: str) -> str:
             ["dpkg-query", "-W", "-f", "${Version}", owner], capture_output=True, text=True, check=True
         )
     except (OSError, subprocess.CalledProcessError, IndexError):
-        return ""
-    return f"{owner} {shown.stdout}"
+        return "", ""
+    return owner, shown.stdout
 
 
 def _hash_of(path: Path) -> HashType:

@@ -24,7 +24,8 @@ def with_kernels(wheel: Path, compiled: Path, work: Path) -> Path:
     """
     run(sys.executable, "-m", "wheel", "unpack", wheel, "-d", work)
     package = next(work.glob("cllm-*"))
-    shutil.copytree(compiled, package / "cllm_cli" / "compiled")
+    # Without the modes of files, which are for the user alone where the binary has unpacked them.
+    shutil.copytree(compiled, package / "cllm_cli" / "compiled", copy_function=shutil.copyfile)
     run(sys.executable, "-m", "wheel", "pack", package, "-d", work)
     python = f"cp{sys.version_info.major}{sys.version_info.minor}"
     tags = ("--python-tag", python, "--abi-tag", "none", "--platform-tag", PLATFORM)
