@@ -19,7 +19,7 @@ from binary.conftest import Caller
 
 zstandard = pytest.importorskip("zstandard")
 
-OPEN, FLOCK, LINKAT, RENAMEAT2 = 2, 73, 265, 316  # the numbers of the system's calls on x86-64
+OPEN, FLOCK, RENAMEAT, LINKAT, RENAMEAT2 = 2, 73, 264, 265, 316  # the numbers of the system's calls on x86-64
 PROGRAM = '#!/bin/sh\necho "$CLLM_BINARY|${0%/*}|$*"; read line < "${0%/*}/deep/er/text"; echo "$line"\n'
 
 
@@ -321,15 +321,9 @@ def test_where_nothing_runs_it_says_so(small, tmp_path):
     assert len([*tmp_path.glob("cllm-*")]) == 0  # no other place was tried
 
 
-def test_what_runs_from_a_damaged_tree_goes_on_while_it_is_replaced(launcher, tree, tmp_path):
-    for refuse in (
-        None,
-        refusing(RENAMEAT2, errno.EINVAL),
-    ):  # a file system that exchanges names, and one that does not
-        replace_while_it_runs(launcher, tree, tmp_path, refuse)
-
-
-def replace_while_it_runs(launcher, tree, tmp_path, refuse):
+# By exchanging two names at once, and where the file system cannot.
+@pytest.mark.parametrize("refused", [RENAMEAT, RENAMEAT2])
+def test_what_runs_from_a_damaged_tree_goes_on_while_it_is_replaced(launcher, tree, tmp_path, refused):
     (tree / "cllm").write_text('#!/bin/sh\necho here; read line; read line < "${0%/*}/deep/er/text"; echo "$line"\n')
     small = packed(launcher, tree, tmp_path, "small")
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": small.environment()}
@@ -338,7 +332,9 @@ def replace_while_it_runs(launcher, tree, tmp_path, refuse):
         there = only_tree(small)
         old = os.open(there, os.O_RDONLY)
         (there / "empty").unlink()
-        done = subprocess.run([small.program], input="", capture_output=True, preexec_fn=refuse, env=pipes["env"])
+        done = subprocess.run(
+            [small.program], input="", capture_output=True, preexec_fn=refusing(refused, errno.EINVAL), env=pipes["env"]
+        )
         assert done.stdout == b"here\none\n", done.stderr
         assert there.stat().st_ino != os.fstat(old).st_ino
         assert (there / "empty").is_file()
@@ -391,6 +387,11 @@ def test_the_memory_of_a_failure_is_given_back(small, mount):
     )
     assert done.returncode == 0, done.stderr
     assert only_tree(small)
+
+
+def test_too_little_memory_is_not_called_damage(small):
+    done = alone(small, "ulimit -v 40000; exec /mnt/small")
+    assert done.stderr.splitlines()[0] == "error: /mnt/home/.cache/cllm: not enough memory"
 
 
 def test_where_no_program_runs_nothing_is_left_and_the_next_folder_is_used(small, mount):
