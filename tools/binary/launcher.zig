@@ -28,7 +28,7 @@ pub fn main(process: std.process.Init.Minimal) u8 {
     };
     const mask = linux.syscall1(.umask, 0o077);
     var first: ?Path = null;
-    var first_cause: []const u8 = "none of the variables that name one is set";
+    var first_cause = explained(.NOMEM);
     for (caches(environment)) |candidate| {
         const cache = candidate orelse continue;
         const cause = if (unpacked(cache, pack)) |folder| refused: {
