@@ -27,7 +27,8 @@ EXTRAS = ("zstandard", "pyarrow", "tokenizers", "sentencepiece")
 BINARY = "CLLM_BINARY"  # the variable in which the single-file binary says where it is
 FEATURES = ("avx2", "fma", "avx512f", "avx512bw", "avx512vl", "neon")  # what the kernels' speed depends on
 PREFIXES = ("CLLM_", "NUMBA_", "OMP_", "GOMP_", "KMP_", "OPENBLAS_", "MKL_")
-PYTHON = ("LD_PRELOAD", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONHOME", "MALLOC_ARENA_MAX")
+LIBRARIES = "LD_LIBRARY_PATH"
+PYTHON = ("LD_PRELOAD", LIBRARIES, "PYTHONPATH", "PYTHONHOME", "MALLOC_ARENA_MAX")
 TERMINAL = ("TERM", "LANG", "LC_ALL", "NO_COLOR", "COLUMNS")
 PROCESSORS = Path("/proc/cpuinfo")
 SHOWN = 5  # of files that are damaged
@@ -222,12 +223,23 @@ def _memory() -> Finding:
 
 
 def _environment(environment: Mapping[str, str]) -> Finding:
+    environment = _without_own(environment)
     there = {name: environment[name] for name in sorted(environment) if name.startswith(PREFIXES) or name in PYTHON}
     count = there.get("NUMBA_NUM_THREADS", "")
     wrong = bool(count) and not re.fullmatch(r"0*[1-9][0-9]{0,4}", count)
     said = ", ".join(f"{name}={value}" for name, value in there.items()) or "nothing unusual"
     why = "; NUMBA_NUM_THREADS is no number of threads" if wrong else ""
     return Finding("environment", not wrong, said + why, {"variables": there})
+
+
+def _without_own(environment: Mapping[str, str]) -> Mapping[str, str]:
+    """Without what the single-file binary has set for itself: its path, and its libraries before those of the user."""
+    if not getattr(sys, "frozen", False):
+        return environment
+    own = str(Path(sys.executable).parent / "_internal")
+    places = ":".join(place for place in environment.get(LIBRARIES, "").split(":") if place != own)
+    others = {name: value for name, value in environment.items() if name not in (BINARY, LIBRARIES)}
+    return {**others, LIBRARIES: places} if places else others
 
 
 def _cache() -> Finding:

@@ -103,6 +103,8 @@ def test_doctor_finds_nothing_wrong(cllm):
     assert end["failed"] == 0
     files = next(check for check in checks if check["name"] == "files")
     assert files["ok"]
+    environment = next(check for check in checks if check["name"] == "environment")
+    assert environment["variables"] == {}  # what the launcher has set is not the user's
 
 
 def test_doctor_without_a_cache_says_why_and_goes_on(cllm, tmp_path):

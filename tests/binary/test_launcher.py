@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import fcntl
 import hashlib
 import os
+import resource
+import shutil
 import struct
 import subprocess
 from pathlib import Path
@@ -15,6 +19,7 @@ from binary.conftest import Caller
 
 zstandard = pytest.importorskip("zstandard")
 
+OPEN, FLOCK, RENAMEAT, LINKAT, RENAMEAT2 = 2, 73, 264, 265, 316  # the numbers of the system's calls on x86-64
 PROGRAM = '#!/bin/sh\necho "$CLLM_BINARY|${0%/*}|$*"; read line < "${0%/*}/deep/er/text"; echo "$line"\n'
 
 
@@ -52,6 +57,59 @@ def packed(launcher, tree, tmp_path, name):
     (tmp_path / "home").mkdir(exist_ok=True)
     pack(launcher, tree, tmp_path / name, lambda path: path)
     return Caller(tmp_path / name, tmp_path / "home")
+
+
+@pytest.fixture
+def mount(tmp_path):
+    """Mounts a file system of its own, and gives the folder."""
+    place = tmp_path / "mount"
+    place.mkdir()
+
+    def mounted(options, kind="tmpfs", what="tmpfs"):
+        command = ["mount", "-t", kind, "-o", options, what, place]
+        if os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode:
+            pytest.skip(f"no {kind} can be mounted here")
+        place.chmod(0o700)
+        return place
+
+    yield mounted
+    subprocess.run(["umount", "--lazy", place], capture_output=True, check=False)
+
+
+def refusing(call, error):
+    """For `preexec_fn`: from then on the system answers a call with an error (a filter of seccomp's)."""
+    load, compare, answer = 0x20, 0x15, 0x06
+    lines = [(load, 0, 0, 0), (compare, 0, 1, call), (answer, 0, 0, 0x50000 | error), (answer, 0, 0, 0x7FFF0000)]
+    program = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *line) for line in lines))
+    whole = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(lines), ctypes.addressof(program)))
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+
+    def refuse():
+        assert prctl(38, 1, 0, 0, 0) == 0  # PR_SET_NO_NEW_PRIVS
+        assert prctl(22, 2, whole, program, 0) == 0  # PR_SET_SECCOMP
+
+    return refuse
+
+
+def alone(small, script, prepare=None):
+    """Runs a script of the shell where the program is /mnt/small, and /tmp and /var/tmp have room for 1 MB each."""
+    if os.geteuid() != 0:
+        pytest.skip("only root mounts")
+    mounts = (
+        f"mount -t tmpfs -o mode=700 none /mnt && cp {small.program} /mnt/small && mkdir /mnt/home &&"
+        "mount -t tmpfs -o size=1m,mode=1777 none /tmp && mount -t tmpfs -o size=1m,mode=1777 none /var/tmp || exit 77;"
+    )
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", mounts + script],
+        env={"PATH": os.environ["PATH"], "HOME": "/mnt/home"},
+        preexec_fn=prepare,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode == 77:
+        pytest.skip(f"nothing can be mounted here: {done.stderr}")
+    return done
 
 
 def only_tree(small):
@@ -142,7 +200,7 @@ def test_sizes_that_cannot_be_are_told_of(small):
 
 
 def test_what_a_killed_one_left_is_removed(small):
-    left = small.cache / ".cllm-unpacking"
+    left = small.cache / ".cllm-0"
     (left / "half").mkdir(parents=True)
     (left / "half" / "file").write_text("x")
     small.cache.chmod(0o700)
@@ -232,7 +290,7 @@ def test_a_folder_where_others_can_write_is_not_used(small, tmp_path):
     shared.mkdir()
     shared.chmod(0o777)
     small(CLLM_CACHE_DIR=str(shared / "cache"))
-    assert not any((shared / "cache" / "binary").iterdir())
+    assert not any(shared.iterdir())
     assert small.cache.is_dir()  # the home was next
 
 
@@ -261,3 +319,197 @@ def test_where_nothing_runs_it_says_so(small, tmp_path):
     assert done.stderr.startswith(f"error: {small.home}/.cache/cllm/binary/")
     assert "the C library (glibc) that it needs" in done.stderr
     assert len([*tmp_path.glob("cllm-*")]) == 0  # no other place was tried
+
+
+# By exchanging two names at once, and where the file system cannot.
+@pytest.mark.parametrize("refused", [RENAMEAT, RENAMEAT2])
+def test_what_runs_from_a_damaged_tree_goes_on_while_it_is_replaced(launcher, tree, tmp_path, refused):
+    (tree / "cllm").write_text('#!/bin/sh\necho here; read line; read line < "${0%/*}/deep/er/text"; echo "$line"\n')
+    small = packed(launcher, tree, tmp_path, "small")
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": small.environment()}
+    with subprocess.Popen([small.program], **pipes) as running:
+        assert running.stdout.readline() == "here\n"
+        there = only_tree(small)
+        old = os.open(there, os.O_RDONLY)
+        (there / "empty").unlink()
+        done = subprocess.run(
+            [small.program], input="", capture_output=True, preexec_fn=refusing(refused, errno.EINVAL), env=pipes["env"]
+        )
+        assert done.stdout == b"here\none\n", done.stderr
+        assert there.stat().st_ino != os.fstat(old).st_ino
+        assert (there / "empty").is_file()
+        assert sorted(os.listdir(old)) == [".manifest", "a name with spaces", "cllm", "deep"]  # noqa: PTH208  # of what is open
+        assert running.communicate()[0] == "one\n"
+    os.close(old)
+    (tree / "cllm").write_text("#!/bin/sh\n")
+    another = packed(launcher, tree, tmp_path, "another")
+    another()
+    assert len(list(small.cache.iterdir())) == 2  # the lock and the tree
+
+
+def test_a_damaged_tree_is_there_until_the_new_one_is(small, mount):
+    place = mount("size=4m")
+    small(CLLM_CACHE_DIR=str(place))
+    (there,) = (place / "binary").glob("*/empty")
+    there.unlink()
+    small(CLLM_CACHE_DIR=str(place))  # no room for two
+    assert (there.parent / "cllm").is_file()
+    assert only_tree(small)
+
+
+def test_with_too_many_open_files_nothing_is_removed(small):
+    done = alone(small, "/mnt/small; (ulimit -n 5; /mnt/small); cd /mnt/home/.cache/cllm/binary/*/ && echo *")
+    assert done.stderr.splitlines()[0] == "error: /mnt/home/.cache/cllm: No file descriptors available"
+    assert done.stdout.splitlines()[-1] == "a name with spaces cllm deep empty"
+
+
+def test_a_full_disk_is_told_of_and_nothing_is_left(small):
+    done = alone(small, "HOME=/tmp/home /mnt/small; find /tmp /var/tmp -type f -size +0; exit 1")
+    assert done.stdout == ""
+    assert done.stderr.splitlines()[0] == "error: /tmp/home/.cache/cllm: no space left to unpack into"
+
+
+def test_on_a_full_disk_the_next_folder_is_used(small, mount):
+    place = mount("size=1m")
+    small(CLLM_CACHE_DIR=str(place))
+    assert only_tree(small)
+    assert [entry.name for entry in (place / "binary").iterdir()] == ["lock"]
+
+
+def test_the_memory_of_a_failure_is_given_back(small, mount):
+    place = mount("size=1m")
+    done = subprocess.run(
+        [small.program],
+        env=small.environment(CLLM_CACHE_DIR=f"{place}/a", XDG_CACHE_HOME=f"{place}/b"),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (90 << 20, 90 << 20)),  # one takes 65 MB
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert only_tree(small)
+
+
+def test_too_little_memory_is_not_called_damage(small):
+    done = alone(small, "ulimit -v 40000; exec /mnt/small")
+    assert done.stderr.splitlines()[0] == "error: /mnt/home/.cache/cllm: not enough memory"
+
+
+def test_where_no_program_runs_nothing_is_left_and_the_next_folder_is_used(small, mount):
+    place = mount("noexec")
+    small(CLLM_CACHE_DIR=str(place))
+    assert only_tree(small)
+    assert [entry.name for entry in (place / "binary").iterdir()] == ["lock"]
+
+
+@pytest.mark.parametrize("lock", ["lock", "no lock"])
+def test_a_whole_tree_on_a_read_only_file_system_is_used(small, mount, lock):
+    place = mount("size=8m")
+    small(CLLM_CACHE_DIR=str(place))
+    if lock == "no lock":
+        (place / "binary" / "lock").unlink()
+    (place / "binary").chmod(0o755)
+    subprocess.run(["mount", "-o", "remount,ro", place], check=True)
+    said = small(CLLM_CACHE_DIR=str(place)).stdout
+    assert said.split("|")[1].startswith(f"{place}/binary/")
+    assert not small.cache.exists()
+
+
+def test_an_empty_read_only_file_system_is_not_used(small, mount):
+    place = mount("size=1m")
+    subprocess.run(["mount", "-o", "remount,ro", place], check=True)
+    small(CLLM_CACHE_DIR=str(place))
+    assert only_tree(small)
+
+
+@pytest.mark.parametrize("error", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_where_nothing_can_be_locked_nothing_is_written(small, error):
+    done = alone(small, "/mnt/small; find /mnt/home -name cllm -type f", refusing(FLOCK, error))
+    assert done.stderr.splitlines()[0] == "error: /mnt/home/.cache/cllm: files cannot be locked there"
+    assert done.stdout == ""
+
+
+def test_where_nothing_can_be_locked_a_whole_tree_is_used(small):
+    small()
+    done = subprocess.run(
+        [small.program], env=small.environment(), preexec_fn=refusing(FLOCK, errno.ENOLCK), capture_output=True
+    )
+    assert done.stdout.endswith(b"one\n"), done.stderr
+
+
+def test_where_there_are_no_links_files_are_copied(small):
+    from cllm_cli.checks.unpacked import damage
+
+    subprocess.run([small.program], env=small.environment(), preexec_fn=refusing(LINKAT, errno.EPERM), check=True)
+    there = only_tree(small)
+    assert (there / "deep" / "twin").read_text() == "one\n"
+    assert not (there / "deep" / "twin").samefile(there / "deep" / "er" / "text")
+    assert not list(damage(there))
+
+
+def test_a_file_system_that_does_not_tell_what_a_name_is_of(small, mount, tmp_path):
+    image = tmp_path / "image"
+    with image.open("wb") as file:
+        file.truncate(16 << 20)
+    maker = shutil.which("mkfs.ext2", path=os.environ["PATH"] + ":/usr/sbin:/sbin")
+    if maker is None:
+        pytest.skip("no mkfs.ext2")
+    subprocess.run([maker, "-q", "-O", "^filetype", image], check=True)
+    place = mount("loop", "ext2", image)
+    left = place / "binary" / ".cllm-7"
+    (left / "deep" / "er").mkdir(parents=True)
+    (left / "deep" / "er" / "text").write_text("x")
+    (place / "binary").chmod(0o700)
+    said = small(CLLM_CACHE_DIR=str(place)).stdout
+    assert said.split("|")[1].startswith(f"{place}/binary/")
+    assert not left.exists()
+
+
+def test_a_file_that_may_not_be_read_is_not_called_damaged(small):
+    done = subprocess.run([small.program], preexec_fn=refusing(OPEN, errno.EACCES), capture_output=True, text=True)
+    assert done.stderr.splitlines() == [
+        f"error: {small.program}: Permission denied",
+        "hint: it has to be a file that you may read",
+    ]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes what belongs to another")
+def test_nothing_is_made_in_the_home_of_another_user(small, tmp_path):
+    home = tmp_path / "other"
+    home.mkdir()
+    os.chown(home, 65534, 65534)
+    (tmp_path / "temporary").mkdir()
+    said = small(HOME=str(home), TMPDIR=str(tmp_path / "temporary")).stdout
+    assert said.split("|")[1].startswith(f"{tmp_path}/temporary/")
+    assert not any(home.iterdir())
+
+
+def test_nothing_is_made_where_a_link_leads_to_a_folder_of_all(small, tmp_path):
+    (tmp_path / "all").mkdir()
+    (tmp_path / "all").chmod(0o777)
+    (tmp_path / "link").symlink_to(tmp_path / "all")
+    small(CLLM_CACHE_DIR=str(tmp_path / "link" / "cache"))
+    assert not any((tmp_path / "all").iterdir())
+    assert only_tree(small)
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o775, 0o777, 0o1777])
+@pytest.mark.parametrize("group", ["own", "other"])
+def test_it_decides_about_a_folder_as_the_kernels_cache_does(small, tmp_path, mode, group):
+    from cllm_cli.kernels.private import make_private
+
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    if group == "other":
+        if os.geteuid() != 0:
+            pytest.skip("only root gives a folder to another group")
+        os.chown(folder, -1, 65534)
+    folder.chmod(mode)
+    small(CLLM_CACHE_DIR=str(folder / "cache"))
+    assert small.cache.exists() != make_private(folder / "kernels")
+
+
+@pytest.mark.parametrize("name", ["a:b", "a;b", "$LIB"])
+def test_a_path_that_the_loader_would_take_apart_is_not_used(small, tmp_path, name):
+    small(CLLM_CACHE_DIR=str(tmp_path / name))
+    assert not (tmp_path / name).exists()
+    assert only_tree(small)

@@ -170,6 +170,16 @@ def test_variables_that_matter_are_shown_and_judged(count, ok):
     assert finding.facts["variables"] == {"NUMBA_NUM_THREADS": count, "OMP_PLACES": "cores"}
 
 
+def test_what_the_binary_sets_for_itself_is_not_shown_as_the_users(monkeypatch):
+    variables = {"CLLM_BINARY": "/opt/cllm", "CLLM_CPU": "native", "LD_LIBRARY_PATH": "/c/1/_internal:/c/1/_internal"}
+    assert found(variables)["environment"].facts["variables"] == variables  # who else sets them is the user
+    monkeypatch.setattr(sys, "executable", "/c/1/cllm")
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    assert found(variables)["environment"].facts["variables"] == {"CLLM_CPU": "native"}
+    users = {**variables, "LD_LIBRARY_PATH": "/c/1/_internal:/usr/lib/odd"}
+    assert found(users)["environment"].facts["variables"]["LD_LIBRARY_PATH"] == "/usr/lib/odd"
+
+
 def test_the_terminal_is_described():
     finding = found({"TERM": "dumb", "LANG": "C"})["terminal"]
     assert finding.detail == "a pipe or a file, plain, TERM=dumb, LANG=C"

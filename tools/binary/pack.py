@@ -1,4 +1,4 @@
-"""A folder as one file that unpacks itself: launcher, zstd frame, index, trailer (launcher.zig reads them)."""
+"""A folder as one file that unpacks itself: launcher, zstd frame, index, trailer (pack.zig reads them)."""
 
 from __future__ import annotations
 
