@@ -223,7 +223,7 @@ which tokenizer they are of, so `--tokenizer FILE.json` has to; [why](decisions/
 ## inspect
 
 `--tokenizer SPEC` (of a text; byte), `--json`: one event, whose kind is that of PATH. Nothing is written. `whole` says whether a store's
-checksum is right; the exit code is 3 where it is not.
+checksum is right, and nothing of a run is `damaged`; the exit code is 3 where that is not so.
 
 A text is read once and not kept, but for a hash of each document. `tokens` are those that training would have, null where the text
 has none. `problems` are what hints at a wrong encoding or at copies, each with the first places where it is found: invalid UTF-8, U+FFFD,
@@ -233,11 +233,12 @@ NUL bytes, UTF-16, UTF-8 that was read as Latin-1 or Windows-1252 (`Ã©`, 1,000
      "longest_lines":[{{"path":…,"line":…,"bytes":…}}],"skipped":{{…}},
      "problems":[{{"problem":…,"count":…,"documents":…,"examples":[{{"path":…,"offset|copy_of|why":…}}]}}]}}
     {{"event":"run","path":…,"config":{{…}},"params":…,"layers":[{{"name":…,"params":…}}],"step":…,"steps":…,"train_loss":…,"val_loss":…,
-     "best_val_loss":…,"best_step":…,"complete":…,"resumable":…,"damaged":[…],"files":{{…}},"file_bytes":…,"tokenizer":{{…}}}}
+     "best_val_loss":…,"best_step":…,"complete":…,"resumable":…,"damaged":[…],"whole":…,"files":{{…}},"file_bytes":…,"tokenizer":{{…}}}}
     {{"event":"store", …as of tokenize…, "whole":…}}
     {{"event":"tokenizer","path":…,"tokenizer":…,"vocab_size":…,"end_of_text":…,"sha256":…,"ids":[{{"id":…,"text":…,"hex":…}}]}}
 
-`params` are those of `model.safetensors`, `step` that of the last whole checkpoint; checkpoints that are not whole are in `damaged`.
+`params` are those of `model.safetensors`, `step` that of the last whole checkpoint. What is in `damaged` (checkpoints, weights, the tokenizer, the
+metrics, each in a sentence) leaves its figures null, or as far as they go; a run whose `config.toml` cannot be read has none to show.
 Where the library of a run's tokenizer is not installed, `tokenizer` has a `note` that says so, the size that its file states, and no hash.
 
 ## warmup

@@ -44,4 +44,6 @@ def inspect(
     else:
         show_inspection(row, sys.stdout)
     if row.get("whole") is False:
+        if row["event"] == "run":
+            raise CheckFailed("the run is damaged", "restore what is named as damaged, or train again")
         raise CheckFailed("the token store is not as it was written", "make it again with cllm tokenize")
