@@ -182,16 +182,15 @@ Standard input is answered as it comes. No score depends on what else is read, t
 `cllm generate` of the text that was written, the prompt left out. `novel` has for n = 4, 8, 16, 32, 64 the share of the text's distinct n-grams
 that the training text does not have, null where the text is shorter. They are of tokens: that is what the model draws, and words are not the
 same thing in every language. All figures are exact. Nothing runs across the end of a document; validation text is no training text.
-Where the training text is, the run folder says: those paths are told before they are opened, and have to be files or folders. With `--corpus`
-only a `val` of the run's own is.
+Where the training text is, the run folder says: those paths, the first five of them, are told before they are opened, and have to be files or folders.
 
     {{"event":"copy","tokens":…,"overlap_tokens":…,"overlap_bytes":…,"overlap_at":…,"overlap_text":…,"novel":{{"4":…,"8":…,"16":…,"32":…,"64":…}}}}
 
 `overlap_at` is the byte of the training text (its documents one after another) at which the longest overlap begins, null where there is none;
 of equally long ones it is the first. Without `--json` `cllm eval` writes it after the score, `cllm generate` to standard error.
 
-The run knows where its text was; text from standard input it has kept. `--corpus PATH` names it where it has been moved. A text that
-has changed since is an error.
+The run knows where its text was; text from standard input it has kept. `--corpus PATH` names it where it has been moved, and may be the text of
+a token store that the run was trained on. A text that has changed since is an error; what `--val` named is not read.
 
 ## generate
 

@@ -60,6 +60,7 @@ def read_ids(
         train_bytes=count_bytes(train, tokenizer),
         val_bytes=count_bytes(held_out, tokenizer),
         contents=document_table((*documents, *val_documents), len(documents), spans),
+        text_fingerprint=None if val is None else fingerprint_of(documents, ()),
     )
 
 
