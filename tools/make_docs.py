@@ -148,7 +148,8 @@ Checkpoints that come by time are not the same in each run, and so neither is a 
 ### Names of files
 
 `find … -print0 | cllm train --files0-from -` takes names as GNU sort does: each ends with a NUL, the last one need not; an empty name is an
-error, and so is `-` where the names themselves come from standard input. Files or folders beside it are an error. `cllm eval` does the same.
+error, and so is `-` where the names themselves come from standard input. Files or folders beside it are an error. `cllm eval`, `cllm tokenize`
+and `cllm inspect` do the same.
 
 ## eval
 
@@ -200,7 +201,7 @@ stop text, or at the end of a text where the tokenizer has one. Beyond the windo
 
 ## tokenize
 
-`-o`, `--out FILE`, `--tokenizer SPEC`, `--val-fraction X`, `--val FILE`, `--ids`, `--force`, `--json`. It reads CORPUS as `train` does, and
+`-o`, `--out FILE`, `--tokenizer SPEC`, `--val-fraction X`, `--val FILE`, `--files0-from FILE`, `--ids`, `--force`, `--json`. It reads CORPUS as `train` does, and
 writes tokens, tokenizer, split and the documents' places, sizes and hashes into one file. `cllm train FILE` takes the same tokens, split
 and settings from it as from the text, and so comes to the same bits; a run may go on from one with the other. Among these are those of how
 the text was read (`--field`, `--encoding` and the like), so that the run finds its text again. Flags and a `--config` may repeat what the
@@ -221,7 +222,7 @@ which tokenizer they are of, so `--tokenizer FILE.json` has to; [why](decisions/
 
 ## inspect
 
-`--tokenizer SPEC` (of a text; byte), `--json`: one event, whose kind is that of PATH. Nothing is written. `whole` says whether a store's
+`--tokenizer SPEC` (of a text; byte), `--files0-from FILE`, `--json`: one event, whose kind is that of PATH. Nothing is written. `whole` says whether a store's
 checksum is right, and nothing of a run is `damaged`; the exit code is 3 where that is not so.
 
 A text is read once and not kept, but for a hash of each document. `tokens` are those that training would have, null where the text
