@@ -138,7 +138,8 @@ def _documents(
                 listing.skipped["empty"] += 1
                 return
             if binary and encoding is None and form.name == "text":
-                notices.append(f"{file.name} looks like a binary file; it is read as it is")
+                ids = "; token ids are read by cllm tokenize --ids" if file.path.endswith(".bin") else ""
+                notices.append(f"{file.name} looks like a binary file; it is read as it is{ids}")
         yield from form.documents(source, reading)
 
 

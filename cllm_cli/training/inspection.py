@@ -18,6 +18,7 @@ from cllm_cli.text.survey import survey
 from cllm_cli.text.tokenized import store_facts
 from cllm_cli.text.tokenizers import builder_of, tokenizer_from_json
 from cllm_cli.text.tokenizers.base import Tokenizer
+from cllm_cli.text.tokenizers.table import TableEncoder, TableTokenizer
 from cllm_cli.training import checkpoint
 from cllm_cli.training.json_files import LARGEST_TEXT, read_json
 from cllm_cli.training.run_folder import RunFolder
@@ -49,7 +50,7 @@ def inspected(
         if is_tokenizer(path):
             return {"event": "tokenizer", **tokenizer_facts(path, tokenizer_from_json(read_json(path)))}
         if is_foreign_tokenizer(path):
-            return {"event": "tokenizer", **tokenizer_facts(path, builder_of(paths[0]).finish(end_of_text=False)[0])}
+            return {"event": "tokenizer", **tokenizer_facts(path, _as_in_its_file(paths[0]))}
     return {"event": "text", **survey(paths, tokenizer_spec, stdin, reading=reading)}
 
 
@@ -61,6 +62,15 @@ def tokenizer_of_ids(spec: str) -> Tokenizer:
             f"--tokenizer {one_line(spec)} is learned from a text, ids have theirs already", "give the path of a file"
         )
     return builder.finish(end_of_text=True)[0]
+
+
+def _as_in_its_file(path: str) -> Tokenizer:
+    """A tokenizer of another program, with the end of text that its file declares, if any."""
+    builder = builder_of(path)
+    tokenizer, _ = builder.finish(end_of_text=False)
+    if isinstance(builder, TableEncoder) and isinstance(tokenizer, TableTokenizer):
+        tokenizer.set_end_of_text(tokenizer.own_end)
+    return tokenizer
 
 
 def is_run(path: Path) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.numpy import load_file
-from tokenizer_files import byte_level, spec_of, write_gpt2
+from tokenizer_files import END, byte_level, spec_of, write_gpt2
 
 KEYS = {
     "text": {"documents", "bytes", "tokens", "bytes_per_token", "vocab_size", "used_ids", "skipped", "problems"},
@@ -198,4 +198,5 @@ def test_tokenizers_of_other_programs_are_shown_as_such(cllm):
     for path, kind in (("gpt2", "bpe"), ("gpt2/vocab.json", "bpe"), ("tokenizer.json", "huggingface")):
         (row,) = cllm("inspect", path, "--json").assert_done().events
         assert (row["event"], row["tokenizer"]) == ("tokenizer", kind)
-        assert row["vocab_size"] >= made.get_vocab_size() - 1
+        assert row["vocab_size"] == made.get_vocab_size()
+        assert row["end_of_text"] == made.token_to_id(END)

@@ -93,6 +93,12 @@ def test_a_file_that_is_named_is_read_even_if_it_looks_binary(tmp_path):
     assert corpus.train.tobytes() + corpus.val.tobytes() == b"a\0b"
 
 
+def test_who_trains_on_a_file_of_ids_is_told(tmp_path):
+    (tmp_path / "train.bin").write_bytes(bytes(range(200)) * 2)
+    (notice,) = read_corpus([tmp_path / "train.bin"], "byte", 0.1).notices
+    assert notice.endswith("it is read as it is; token ids are read by cllm tokenize --ids")
+
+
 @pytest.mark.parametrize("spec", ["byte", "char"])
 @pytest.mark.usefixtures("small_steps")
 def test_standard_input_is_read_like_a_file(tmp_path, spec):
