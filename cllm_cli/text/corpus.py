@@ -145,9 +145,7 @@ def read_corpus(
     if others:
         (held_out,) = others
     else:
-        cut = end_of_one(train.size, val_fraction)
-        cut = tokenizer.boundary(train, cut) or cut
-        train, held_out = train[:cut], train[cut:]
+        train, held_out = sides_of_one(train, tokenizer, val_fraction)
 
     size = sum(document.size for document in itertools.chain(documents, val_documents))
     val_bytes = count_bytes(held_out, tokenizer)
@@ -202,6 +200,13 @@ def tokens_of(
         raise CorpusError(f"the text is too short: it has {_counted(tokens.size)}, a score needs 2", "give more text")
     size = sum(document.size for document in documents)
     return Text(tokens, size, len(documents), dict(listing.skipped), notices, fingerprint_of(documents, ()))
+
+
+def sides_of_one(tokens: TokenArray, tokenizer: Tokenizer, val_fraction: float) -> tuple[TokenArray, TokenArray]:
+    """A single document for training, and its end for validation; no character is torn where that can be."""
+    cut = end_of_one(tokens.size, val_fraction)
+    cut = tokenizer.boundary(tokens, cut) or cut
+    return tokens[:cut], tokens[cut:]
 
 
 def check_long_enough(corpus: Corpus, block_size: int) -> None:
