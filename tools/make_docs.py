@@ -230,7 +230,7 @@ has none. `problems` are what hints at a wrong encoding or at copies, each with 
 NUL bytes, UTF-16, UTF-8 that was read as Latin-1 or Windows-1252 (`Ã©`, 1,000 of a document at most), mixed line ends, exact copies. They are for you to judge.
 
     {{"event":"text","documents":…,"bytes":…,"lines":…,"tokenizer":…,"tokens":…,"bytes_per_token":…,"vocab_size":…,"used_ids":…,
-     "longest_lines":[{{"path":…,"line":…,"bytes":…}}],"skipped":{{…}},
+     "longest_lines":[{{"path":…,"line":…,"bytes":…}}],"skipped":{{…}},"notices":[…],
      "problems":[{{"problem":…,"count":…,"documents":…,"examples":[{{"path":…,"offset|copy_of|why":…}}]}}]}}
     {{"event":"run","path":…,"config":{{…}},"params":…,"layers":[{{"name":…,"params":…}}],"step":…,"steps":…,"train_loss":…,"val_loss":…,
      "best_val_loss":…,"best_step":…,"complete":…,"resumable":…,"damaged":[…],"whole":…,"files":{{…}},"file_bytes":…,"tokenizer":{{…}}}}
