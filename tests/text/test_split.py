@@ -101,6 +101,12 @@ def test_the_fallback_takes_all_copies_along():
     assert sides == [True, False, True, True]
 
 
+def test_the_fallback_weighs_all_copies():
+    first, second, third = numbered_documents([100, 120, 580], False, 0.12)
+    sides, _ = choose_validation([first, first, first, second, third], 0.12)
+    assert sides == [False, False, False, True, False]
+
+
 def test_documents_that_are_all_alike_are_split_all_the_same(tmp_path):
     write(tmp_path, a_txt="same", b_txt="same", c_txt="same")
     corpus = read_corpus([tmp_path], "byte", 0.1)

@@ -50,6 +50,7 @@ def test_what_is_written_comes_back(tmp_path, dtype):
         assert store.is_whole()
         assert store.train.tolist() == tokens[0].tolist()
         assert store.val.tolist() == tokens[1].tolist()
+        assert store.tokens.tolist() == np.concatenate(tokens).tolist()
         assert store.train.dtype == dtype
         assert store.documents.tobytes() == table.tobytes()
         assert store.digest == hashlib.sha256(path.read_bytes()[:-DIGEST]).digest()
