@@ -81,11 +81,13 @@ MODULES: dict[str, list[Stage]] = {
     "text/batches.py": [Stage(("tests/text/test_batches.py",))],
     "text/chunks.py": [Stage(("tests/text/test_chunks.py",)), Stage(CORPORA)],
     "text/cuts.py": [Stage(("tests/text/test_cuts.py",)), Stage(("tests/text/test_batches.py",))],
+    "text/sources.py": [Stage(("tests/text/test_sources.py",)), Stage(("tests/commands/test_reading_flags.py",))],
     "text/split.py": [Stage(("tests/text/test_split.py",)), Stage(CORPORA)],
     "text/store.py": [
         Stage(("tests/text/test_store.py",)),
         Stage(("tests/text/test_tokenized.py", "tests/commands/test_tokenize_command.py")),
     ],
+    "text/tokenized.py": [Stage(("tests/text/test_tokenized.py",)), Stage(("tests/commands/test_stores.py",))],
     "training/checkpoint.py": [
         Stage(("tests/training/test_checkpoint.py", *FOLDER)),
         Stage(("tests/training/test_resume.py", "tests/training/test_loop.py")),
