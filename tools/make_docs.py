@@ -148,7 +148,8 @@ Checkpoints that come by time are not the same in each run, and so neither is a 
 ### Names of files
 
 `find … -print0 | cllm train --files0-from -` takes names as GNU sort does: each ends with a NUL, the last one need not; an empty name is an
-error, and so is `-` where the names themselves come from standard input. Files or folders beside it are an error. `cllm eval` does the same.
+error, and so is `-` where the names themselves come from standard input. Files or folders beside it are an error. `cllm eval`, `cllm tokenize`
+and `cllm inspect` do the same.
 
 ## eval
 
@@ -182,16 +183,15 @@ Standard input is answered as it comes. No score depends on what else is read, t
 `cllm generate` of the text that was written, the prompt left out. `novel` has for n = 4, 8, 16, 32, 64 the share of the text's distinct n-grams
 that the training text does not have, null where the text is shorter. They are of tokens: that is what the model draws, and words are not the
 same thing in every language. All figures are exact. Nothing runs across the end of a document; validation text is no training text.
-Where the training text is, the run folder says: those paths are told before they are opened, and have to be files or folders. With `--corpus`
-only a `val` of the run's own is.
+Where the training text is, the run folder says: those paths, the first five of them, are told before they are opened, and have to be files or folders.
 
     {{"event":"copy","tokens":…,"overlap_tokens":…,"overlap_bytes":…,"overlap_at":…,"overlap_text":…,"novel":{{"4":…,"8":…,"16":…,"32":…,"64":…}}}}
 
 `overlap_at` is the byte of the training text (its documents one after another) at which the longest overlap begins, null where there is none;
 of equally long ones it is the first. Without `--json` `cllm eval` writes it after the score, `cllm generate` to standard error.
 
-The run knows where its text was; text from standard input it has kept. `--corpus PATH` names it where it has been moved. A text that
-has changed since is an error.
+The run knows where its text was; text from standard input it has kept. `--corpus PATH` names it where it has been moved, and may be the text of
+a token store that the run was trained on. A text that has changed since is an error; what `--val` named is not read.
 
 ## generate
 
@@ -201,7 +201,7 @@ stop text, or at the end of a text where the tokenizer has one. Beyond the windo
 
 ## tokenize
 
-`-o`, `--out FILE`, `--tokenizer SPEC`, `--val-fraction X`, `--val FILE`, `--ids`, `--force`, `--json`. It reads CORPUS as `train` does, and
+`-o`, `--out FILE`, `--tokenizer SPEC`, `--val-fraction X`, `--val FILE`, `--files0-from FILE`, `--ids`, `--force`, `--json`. It reads CORPUS as `train` does, and
 writes tokens, tokenizer, split and the documents' places, sizes and hashes into one file. `cllm train FILE` takes the same tokens, split
 and settings from it as from the text, and so comes to the same bits; a run may go on from one with the other. Among these are those of how
 the text was read (`--field`, `--encoding` and the like), so that the run finds its text again. Flags and a `--config` may repeat what the
@@ -222,22 +222,23 @@ which tokenizer they are of, so `--tokenizer FILE.json` has to; [why](decisions/
 
 ## inspect
 
-`--tokenizer SPEC` (of a text; byte), `--json`: one event, whose kind is that of PATH. Nothing is written. `whole` says whether a store's
-checksum is right; the exit code is 3 where it is not.
+`--tokenizer SPEC` (of a text; byte), `--files0-from FILE`, `--json`: one event, whose kind is that of PATH. Nothing is written. `whole` says whether a store's
+checksum is right, and nothing of a run is `damaged`; the exit code is 3 where that is not so.
 
 A text is read once and not kept, but for a hash of each document. `tokens` are those that training would have, null where the text
 has none. `problems` are what hints at a wrong encoding or at copies, each with the first places where it is found: invalid UTF-8, U+FFFD,
 NUL bytes, UTF-16, UTF-8 that was read as Latin-1 or Windows-1252 (`Ã©`, 1,000 of a document at most), mixed line ends, exact copies. They are for you to judge.
 
     {{"event":"text","documents":…,"bytes":…,"lines":…,"tokenizer":…,"tokens":…,"bytes_per_token":…,"vocab_size":…,"used_ids":…,
-     "longest_lines":[{{"path":…,"line":…,"bytes":…}}],"skipped":{{…}},
+     "longest_lines":[{{"path":…,"line":…,"bytes":…}}],"skipped":{{…}},"notices":[…],
      "problems":[{{"problem":…,"count":…,"documents":…,"examples":[{{"path":…,"offset|copy_of|why":…}}]}}]}}
     {{"event":"run","path":…,"config":{{…}},"params":…,"layers":[{{"name":…,"params":…}}],"step":…,"steps":…,"train_loss":…,"val_loss":…,
-     "best_val_loss":…,"best_step":…,"complete":…,"resumable":…,"damaged":[…],"files":{{…}},"file_bytes":…,"tokenizer":{{…}}}}
+     "best_val_loss":…,"best_step":…,"complete":…,"resumable":…,"damaged":[…],"whole":…,"files":{{…}},"file_bytes":…,"tokenizer":{{…}}}}
     {{"event":"store", …as of tokenize…, "whole":…}}
     {{"event":"tokenizer","path":…,"tokenizer":…,"vocab_size":…,"end_of_text":…,"sha256":…,"ids":[{{"id":…,"text":…,"hex":…}}]}}
 
-`params` are those of `model.safetensors`, `step` that of the last whole checkpoint; checkpoints that are not whole are in `damaged`.
+`params` are those of `model.safetensors`, `step` that of the last whole checkpoint. What is in `damaged` (checkpoints, weights, the tokenizer, the
+metrics, each in a sentence) leaves its figures null, or as far as they go; a run whose `config.toml` cannot be read has none to show.
 Where the library of a run's tokenizer is not installed, `tokenizer` has a `note` that says so, the size that its file states, and no hash.
 
 ## warmup

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cllm_cli.commands.naming import FileNames, named_files
 from cllm_cli.commands.options import Debug, Json, Quiet, with_settings
 from cllm_cli.config import TEXT, make_settings
 
@@ -16,11 +17,14 @@ from cllm_cli.config import TEXT, make_settings
 def inspect(
     *,
     path: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
-            metavar="PATH", help="Text (files, folders, -), or a run folder, a token store, a tokenizer.json."
+            metavar="PATH",
+            help="Text (files, folders, -), or a run folder, a token store, a tokenizer.json.",
+            show_default=False,
         ),
-    ],
+    ] = None,
+    files0_from: FileNames = None,
     tokenizer: Annotated[
         str, typer.Option("--tokenizer", metavar="SPEC", help="Of a text: byte, char, bpe:SIZE, or a path.")
     ] = "byte",
@@ -31,6 +35,7 @@ def inspect(
 ) -> None:
     """Show what is in a text, a run, a token store or a tokenizer."""
     chosen = make_settings({**settings, "tokenizer": tokenizer})
+    path = named_files(path, files0_from, "PATH", needed_by="inspect")
 
     from cllm_cli.errors import CheckFailed
     from cllm_cli.reporting.inspection import show_inspection
@@ -44,4 +49,6 @@ def inspect(
     else:
         show_inspection(row, sys.stdout)
     if row.get("whole") is False:
+        if row["event"] == "run":
+            raise CheckFailed("the run is damaged", "restore what is named as damaged, or train again")
         raise CheckFailed("the token store is not as it was written", "make it again with cllm tokenize")

@@ -21,9 +21,16 @@ FileNames = Annotated[
 ]
 
 
-def named_files(arguments: Sequence[str] | None, names_from: str | None, metavar: str) -> list[str]:
-    """The sources that were named. Raises UsageError for both kinds at once, CorpusError for a list that is unfit."""
+def named_files(
+    arguments: Sequence[str] | None, names_from: str | None, metavar: str, needed_by: str | None = None
+) -> list[str]:
+    """The sources that were named; the command `needed_by` cannot do without.
+
+    Raises UsageError for both kinds at once, and for none where some are needed, CorpusError for a list that is unfit.
+    """
     if names_from is None:
+        if needed_by and not arguments:
+            raise UsageError(f"{metavar} is missing", f"cllm {needed_by} --help shows what there is")
         return list(arguments or [])
     if arguments:
         raise UsageError(f"--files0-from and {metavar} exclude each other", "name the files in one way")

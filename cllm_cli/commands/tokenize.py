@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cllm_cli.commands.naming import FileNames, check_val, named_files
 from cllm_cli.commands.options import Debug, Json, Quiet, with_settings
 from cllm_cli.config import TEXT, flag_of, make_settings
 from cllm_cli.errors import ConfigError, Interrupted
@@ -18,9 +19,12 @@ from cllm_cli.errors import ConfigError, Interrupted
 def tokenize(
     *,
     corpus: Annotated[
-        list[str],
-        typer.Argument(metavar="CORPUS", help="Files, folders (read recursively), or - for standard input."),
-    ],
+        list[str] | None,
+        typer.Argument(
+            metavar="CORPUS", help="Files, folders (read recursively), or - for standard input.", show_default=False
+        ),
+    ] = None,
+    files0_from: FileNames = None,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The token store to write.")],
     tokenizer: Annotated[
         str, typer.Option("--tokenizer", metavar="SPEC", help="byte, char, bpe:SIZE, or the path of a tokenizer.")
@@ -41,6 +45,8 @@ def tokenize(
 ) -> None:
     """Write text as tokens once, in a file that cllm train maps."""
     chosen = make_settings({**settings, "tokenizer": tokenizer, "val_fraction": val_fraction, "val": val})
+    check_val(val, files0_from)
+    corpus = named_files(corpus, files0_from, "CORPUS", needed_by="tokenize")
 
     from cllm_cli.reporting.inspection import show_inspection
     from cllm_cli.reporting.terminal import write_line

@@ -14,7 +14,7 @@ from cllm_cli.commands.naming import FileNames, check_val, named_files
 from cllm_cli.commands.options import Cpu, Debug, Json, Quiet, allow_threads, with_settings
 from cllm_cli.config import make_settings, merge
 from cllm_cli.config_file import read_config
-from cllm_cli.errors import ConfigError, Interrupted, UsageError
+from cllm_cli.errors import ConfigError, Interrupted
 from cllm_cli.presets import PRESETS, preset
 
 
@@ -63,10 +63,8 @@ def train(
         raise ConfigError(f"--resume and {other} exclude each other", "--resume goes on with the run as it is")
     given = merge(preset(preset_name) if preset_name else {}, read_config(config) if config else {}, settings)
     allow_threads(given.get("threads"))
-    if not corpus and files0_from is None:
-        raise UsageError("CORPUS is missing: what to train on", "cllm train --help shows what there is")
     check_val(given.get("val"), files0_from)
-    corpus = named_files(corpus, files0_from, "CORPUS")
+    corpus = named_files(corpus, files0_from, "CORPUS", needed_by="train")
 
     from cllm_cli.reporting.reporter import make_reporter
     from cllm_cli.training import train as run_training

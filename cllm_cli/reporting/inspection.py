@@ -42,6 +42,8 @@ def _text_facts(row: Row) -> Facts:
         yield "long line", f"{size(line['bytes'])}, line {count(line['line'])} of {line['path']}"
     if row["skipped"]:
         yield "left out", _counted(row["skipped"])
+    for notice in row["notices"]:
+        yield "note", notice
 
 
 def _text_more(row: Row, printer: Printer) -> None:

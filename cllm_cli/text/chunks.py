@@ -34,8 +34,6 @@ def _chunk(stream: BinaryIO) -> bytes:
 
 def in_chunks(data: bytes) -> Iterator[bytes]:
     """Bytes that are in memory already."""
-    if len(data) <= CHUNK:
-        return iter((data,) if data else ())
     return (data[start : start + CHUNK] for start in range(0, len(data), CHUNK))
 
 
@@ -55,7 +53,7 @@ def beyond(chunks: Iterator[bytes], size: int) -> Iterator[bytes]:
     """The stream without its first `size` bytes."""
     for chunk in chunks:
         if size < len(chunk):
-            yield chunk[size:] if size else chunk
+            yield chunk[size:]
             break
         size -= len(chunk)
     yield from chunks

@@ -43,6 +43,7 @@ class Corpus:
     `train` and `val` are one-dimensional contiguous arrays of `tokenizer.dtype`. `documents` counts those of both
     sides, `skipped` what was left out, by reason. Bytes are those of the text as it came, without a byte-order mark.
     `notices` are for the user's eyes, safe to print. `contents` says where each document lies, if that was asked for.
+    `text_fingerprint` is that of the training text alone, where validation is a text of its own.
     """
 
     train: TokenArray
@@ -57,6 +58,7 @@ class Corpus:
     notices: list[str] = field(default_factory=list)
     split_rule: int = SPLIT_RULE
     contents: DocumentTable | None = None
+    text_fingerprint: str | None = None
 
     def facts(self) -> dict[str, Any]:
         """What a run stores beside tokens and tokenizer, ready for JSON; `stored_corpus.restored` takes it back."""
@@ -76,6 +78,7 @@ class Text:
     documents: int
     skipped: dict[str, int]
     notices: list[str]
+    fingerprint: str
 
 
 def read_corpus(
@@ -142,9 +145,7 @@ def read_corpus(
     if others:
         (held_out,) = others
     else:
-        cut = end_of_one(train.size, val_fraction)
-        cut = tokenizer.boundary(train, cut) or cut
-        train, held_out = train[:cut], train[cut:]
+        train, held_out = sides_of_one(train, tokenizer, val_fraction)
 
     size = sum(document.size for document in itertools.chain(documents, val_documents))
     val_bytes = count_bytes(held_out, tokenizer)
@@ -166,6 +167,7 @@ def read_corpus(
         skipped=dict(listing.skipped),
         notices=notices,
         contents=document_table(itertools.chain(documents, val_documents), len(documents), spans) if contents else None,
+        text_fingerprint=None if val is None else fingerprint_of(documents, ()),
     )
 
 
@@ -197,7 +199,14 @@ def tokens_of(
     if tokens.size < 2:
         raise CorpusError(f"the text is too short: it has {_counted(tokens.size)}, a score needs 2", "give more text")
     size = sum(document.size for document in documents)
-    return Text(tokens, size, len(documents), dict(listing.skipped), notices)
+    return Text(tokens, size, len(documents), dict(listing.skipped), notices, fingerprint_of(documents, ()))
+
+
+def sides_of_one(tokens: TokenArray, tokenizer: Tokenizer, val_fraction: float) -> tuple[TokenArray, TokenArray]:
+    """A single document for training, and its end for validation; no character is torn where that can be."""
+    cut = end_of_one(tokens.size, val_fraction)
+    cut = tokenizer.boundary(tokens, cut) or cut
+    return tokens[:cut], tokens[cut:]
 
 
 def check_long_enough(corpus: Corpus, block_size: int) -> None:

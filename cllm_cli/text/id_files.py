@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 
 from cllm_cli.errors import CorpusError
-from cllm_cli.text.corpus import TRAIN, VAL, Corpus
+from cllm_cli.text.corpus import TRAIN, VAL, Corpus, sides_of_one
 from cllm_cli.text.mapped import pieces_of
 from cllm_cli.text.pile import Row, Span
 from cllm_cli.text.sources import shown
-from cllm_cli.text.split import Document, end_of_one, fingerprint_of
+from cllm_cli.text.split import Document, fingerprint_of
 from cllm_cli.text.store import MAGIC, document_table, no_text_but_store
 from cllm_cli.text.tokenizers.base import TokenArray, Tokenizer, count_bytes
 
@@ -46,9 +46,7 @@ def read_ids(
     val_parts, val_documents = _read([] if val is None else [val], tokenizer, documents[-1].stop)
     train, held_out = _joined(parts, tokenizer), _joined(val_parts, tokenizer)
     if val is None:
-        cut = end_of_one(train.size, val_fraction)
-        cut = tokenizer.boundary(train, cut) or cut
-        train, held_out = train[:cut], train[cut:]
+        train, held_out = sides_of_one(train, tokenizer, val_fraction)
     spans = [Span(document.start, document.stop, TRAIN) for document in documents]
     spans += [Span(document.start, document.stop, VAL) for document in val_documents]
     return Corpus(
@@ -60,6 +58,7 @@ def read_ids(
         train_bytes=count_bytes(train, tokenizer),
         val_bytes=count_bytes(held_out, tokenizer),
         contents=document_table((*documents, *val_documents), len(documents), spans),
+        text_fingerprint=None if val is None else fingerprint_of(documents, ()),
     )
 
 

@@ -26,6 +26,9 @@ from cllm_cli.text.unnamed import laid_down
 
 SNIFFED = 1 << 16
 ERRORS = ("strict", "replace")
+BEGINNING = 64  # bytes in which a row of JSON tells itself
+ROW = re.compile(rb'\{ ?"[^"\n]{1,40}" ?: ?(?!\n)')
+"""How a JSON object begins that is written into one line, as those of JSON lines are."""
 _ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "0": "\0", "\\": "\\"}
 
 
@@ -133,12 +136,15 @@ def _documents(
             elif head.startswith(BOM):
                 source.offset = len(BOM)
                 source.chunks = beyond(source.chunks, len(BOM))
-            first, source.chunks = peek(source.chunks, 1)
+            first, source.chunks = peek(source.chunks, BEGINNING)
             if not first:
                 listing.skipped["empty"] += 1
                 return
             if binary and encoding is None and form.name == "text":
-                notices.append(f"{file.name} looks like a binary file; it is read as it is")
+                ids = "; token ids are read by cllm tokenize --ids" if file.path.endswith(".bin") else ""
+                notices.append(f"{file.name} looks like a binary file; it is read as it is{ids}")
+            if file.named and reading.format == AUTO and form.name == "text" and ROW.match(first):
+                notices.append(f"{file.name} looks like JSON lines; --format jsonl reads it row by row")
         yield from form.documents(source, reading)
 
 

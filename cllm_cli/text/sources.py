@@ -205,5 +205,5 @@ def _similar(path: str) -> str:
         names = [entry.name for entry in islice(wanted.parent.iterdir(), 10_000)]
     except OSError:
         return ""
-    close = difflib.get_close_matches(wanted.name, names, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(wanted.name, names, n=1)
     return f"did you mean {shown(str(wanted.with_name(close[0])))}?" if close else ""

@@ -182,7 +182,8 @@ def survey(
     if builder is not None and builder.surveys:
         with readable_twice(listing, stdin) as again:
             tokenizer = learned_from(listing, builder, again, reading)
-            return {**survey(sources, spec, again, tokenizer, reading), "tokenizer": spec}
+            row = survey(sources, spec, again, tokenizer, reading)
+            return {**row, "tokenizer": spec, "notices": builder.notices() + row["notices"]}
     tokens, problems = TokenCount(builder, tokenizer), dict[str, Problem]()
     notices: list[str] = []
     seen: dict[bytes, str] = {}
@@ -214,6 +215,7 @@ def survey(
         "lines": lines,
         "tokenizer": tokenizer.kind if tokenizer else spec,
         **tokens.facts(documents, size),
+        "notices": notices + (tokens.encoder.notices() if tokens.encoder else []),
         "longest_lines": [{"path": name, "line": line, "bytes": length} for length, line, name in longest],
         "skipped": dict(listing.skipped),
         "problems": [

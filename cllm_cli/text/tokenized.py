@@ -216,12 +216,14 @@ def opened_corpus(store: Store, facts: Mapping[str, Any]) -> Corpus:
     if not corpus.train.size or not corpus.val.size:
         raise damaged(store.name, "a side of it has no tokens")
     _check_documents(store, corpus)
+    by_hand = store.documents["val"] != 0
     return replace(
         corpus,
         from_stdin=False,  # the store can be read again
         skipped={one_line(reason): count for reason, count in facts["skipped"].items()},
         notices=[one_line(text) for text in facts["notices"]],
         contents=store.documents,
+        text_fingerprint=fingerprint_of(_documents(store.documents[~by_hand]), ()) if by_hand.any() else None,
     )
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from cllm_cli.config import LARGEST, Settings, stated
 from cllm_cli.errors import ConfigError, RunError
@@ -18,15 +18,19 @@ from cllm_cli.text.survey import survey
 from cllm_cli.text.tokenized import store_facts
 from cllm_cli.text.tokenizers import builder_of, tokenizer_from_json
 from cllm_cli.text.tokenizers.base import Tokenizer
+from cllm_cli.text.tokenizers.table import TableEncoder, TableTokenizer
 from cllm_cli.training import checkpoint
 from cllm_cli.training.json_files import LARGEST_TEXT, read_json
 from cllm_cli.training.run_folder import RunFolder
 from cllm_cli.training.tensor_files import open_tensors
 
+T = TypeVar("T")
+
 SHOWN_IDS = 8
 HEAD = 1 << 10  # bytes; `to_json` begins with the kind
 MOST_NATS = 1e18  # in a loss that anyone could have had
 LONGEST_LINE = 1 << 20  # bytes of a line of metrics that anyone could have written
+NO_LOSSES = dict.fromkeys(("train_loss", "val_loss", "best_val_loss", "best_step"))
 
 
 def inspected(
@@ -46,7 +50,7 @@ def inspected(
         if is_tokenizer(path):
             return {"event": "tokenizer", **tokenizer_facts(path, tokenizer_from_json(read_json(path)))}
         if is_foreign_tokenizer(path):
-            return {"event": "tokenizer", **tokenizer_facts(path, builder_of(paths[0]).finish(end_of_text=False)[0])}
+            return {"event": "tokenizer", **tokenizer_facts(path, _as_in_its_file(paths[0]))}
     return {"event": "text", **survey(paths, tokenizer_spec, stdin, reading=reading)}
 
 
@@ -58,6 +62,15 @@ def tokenizer_of_ids(spec: str) -> Tokenizer:
             f"--tokenizer {one_line(spec)} is learned from a text, ids have theirs already", "give the path of a file"
         )
     return builder.finish(end_of_text=True)[0]
+
+
+def _as_in_its_file(path: str) -> Tokenizer:
+    """A tokenizer of another program, with the end of text that its file declares, if any."""
+    builder = builder_of(path)
+    tokenizer, _ = builder.finish(end_of_text=False)
+    if isinstance(builder, TableEncoder) and isinstance(tokenizer, TableTokenizer):
+        tokenizer.set_end_of_text(tokenizer.own_end)
+    return tokenizer
 
 
 def is_run(path: Path) -> bool:
@@ -108,11 +121,15 @@ def tokenizer_facts(path: Path, tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def run_facts(folder: RunFolder) -> dict[str, Any]:
-    """A run's settings, parameters, losses and files, and whether it is over and can go on."""
+    """A run's settings, parameters, losses and files, and whether it is over, is whole and can go on."""
     settings = folder.read_settings()
-    path, manifest, passed = checkpoint.newest(folder)
+    path, manifest, damaged = checkpoint.newest(folder)
     step = int(manifest.get("step", 0))
-    layers, sizes = _layers(folder), _sizes(folder)
+    layers = _unless_damaged(lambda: _layers(folder), dict[str, int](), damaged)
+    losses = _unless_damaged(lambda: _losses(folder), NO_LOSSES, damaged)
+    unknown = {"spec": settings.tokenizer, "vocab_size": None}
+    tokenizer = _unless_damaged(lambda: _kind(folder, settings), unknown, damaged)
+    sizes = _sizes(folder)
     return {
         "path": str(folder.path),
         "config": stated(settings),
@@ -120,14 +137,26 @@ def run_facts(folder: RunFolder) -> dict[str, Any]:
         "layers": [{"name": name, "params": count} for name, count in layers.items()],
         "step": step,
         "steps": settings.steps,
-        **_losses(folder),
+        **losses,
         "complete": settings.steps is not None and step >= settings.steps,
-        "resumable": path is not None and manifest["settings"] == checkpoint.settings_hash(settings),
-        "damaged": passed,
+        "resumable": path is not None
+        and manifest["settings"] == checkpoint.settings_hash(settings)
+        and tokenizer is not unknown,
+        "damaged": damaged,
+        "whole": not damaged,
         "files": sizes,
         "file_bytes": sum(sizes.values()),
-        "tokenizer": _kind(folder, settings),
+        "tokenizer": tokenizer,
     }
+
+
+def _unless_damaged(read: Callable[[], T], otherwise: T, damaged: list[str]) -> T:
+    """What `read` gives; where its file is damaged that is noted, so that the rest of the run can be shown."""
+    try:
+        return read()
+    except RunError as error:
+        damaged.append(error.message)
+        return otherwise
 
 
 def _kind(folder: RunFolder, settings: Settings) -> dict[str, Any]:
@@ -165,7 +194,7 @@ def _place(layer: str) -> tuple[int, int, str]:
 
 def _losses(folder: RunFolder) -> dict[str, Any]:
     """The best and the last loss of the run's evaluations. What is no event is passed over."""
-    found: dict[str, Any] = {"train_loss": None, "val_loss": None, "best_val_loss": None, "best_step": None}
+    found: dict[str, Any] = dict(NO_LOSSES)
     if not folder.metrics.exists():
         return found
     try:

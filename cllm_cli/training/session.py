@@ -108,7 +108,7 @@ def start(
         folder.check_new(force)  # another process may have trained there meanwhile
         folder.clear()
         try:
-            folder.create(settings, session.model, corpus, origin_of(sources, wanted.val))
+            folder.create(settings, session.model, corpus, origin_of(sources, corpus))
             if source:  # whoever resumes from step 0 must find these weights
                 checkpoint.save(folder, session.progress, session.tensors(), settings, corpus.fingerprint)
         except BaseException:

@@ -1,7 +1,8 @@
 """The text that a run was trained on, found and read again.
 
 A run notes where its text came from; text from standard input it keeps itself. What is read again must have the
-fingerprint of what was trained on: figures about another text would be worse than none.
+fingerprint of what was trained on: figures about another text would be worse than none. Where validation was a text of
+its own, that is not needed: a second fingerprint is of the training text alone.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 from cllm_cli.errors import ConfigError, CorpusError, RunError
 from cllm_cli.regular import check_regular
+from cllm_cli.text.corpus import Corpus, tokens_of
 from cllm_cli.text.reading import reading_of
 from cllm_cli.text.sources import STANDARD_INPUT, shown
 from cllm_cli.text.store import single_store
@@ -21,11 +23,12 @@ from cllm_cli.text.tokenizers.base import TokenArray, Tokenizer
 from cllm_cli.training.run_folder import RunFolder
 
 REMEDY = "--corpus PATH names the text that it was trained on, wherever it is now"
+TOLD = 5  # paths in a note
 
 
-def origin_of(sources: Sequence[str | Path], val: str | Path | None) -> dict[str, Any]:
-    """What a run notes about where its text came from: `sources`, and `val` where that is text of its own."""
-    return {"sources": [_lasting(source) for source in sources], "val": None if val is None else _lasting(val)}
+def origin_of(sources: Sequence[str | Path], corpus: Corpus) -> dict[str, Any]:
+    """What a run notes about where its text came from, beside the facts of the corpus."""
+    return {"sources": [_lasting(source) for source in sources], "text_fingerprint": corpus.text_fingerprint}
 
 
 def training_text(
@@ -46,34 +49,35 @@ def training_text(
     settings, facts = folder.read_settings(), folder.read_facts()
     if facts["from_stdin"] and not sources:
         return folder.read_corpus(tokenizer).train
-    known, val = _origin(facts)
-    if not sources and not known:
+    known = [] if sources else _origin(facts)
+    places = sources or known
+    if not places:
         raise RunError(f"{folder.path} does not say where its training text is", REMEDY)
-    val = None if single_store(sources or known) else val or settings.val
-    named = [*([] if sources else known), *([val] if val else [])]
-    if named:
-        tell(f"reading what {folder.path} names as its text: {', '.join(map(shown, named))}")
+    if known:
+        more = f" and {len(known) - TOLD:,} more" if len(known) > TOLD else ""
+        tell(f"reading what {folder.path} names as its text: {', '.join(map(shown, known[:TOLD]))}{more}")
+    reading = reading_of(settings)
+    wanted = None if single_store(places) else facts.get("text_fingerprint")
     try:
-        for path in named:
+        for path in known:
             check_text(path, folder.path)
-        corpus = load_corpus(
-            sources or known,
-            settings.tokenizer,
-            settings.val_fraction,
-            val,
-            None,
-            tokenizer,
-            reading_of(settings),
-        )
+        if wanted is not None:
+            text = tokens_of(places, tokenizer, reading=reading)
+            tokens, found = text.tokens, text.fingerprint
+        else:
+            corpus = load_corpus(
+                places, settings.tokenizer, settings.val_fraction, tokenizer=tokenizer, reading=reading
+            )
+            tokens, found, wanted = corpus.train, corpus.fingerprint, facts["fingerprint"]
     except CorpusError as error:
         message = f"the training text of {folder.path} cannot be read again: {error.message}"
         raise CorpusError(message, REMEDY) from error
-    if corpus.fingerprint != facts["fingerprint"]:
+    if found != wanted:
         if sources:
             names = ", ".join(map(shown, sources))
             raise CorpusError(f"{names} is not the text that {folder.path} was trained on", "give that, unchanged")
         raise CorpusError(f"the training text of {folder.path} has changed since it was trained", REMEDY)
-    return corpus.train
+    return tokens
 
 
 def check_text(path: str, named_in: Path) -> None:
@@ -90,11 +94,11 @@ def check_text(path: str, named_in: Path) -> None:
         raise CorpusError(f"cannot read {shown(path)}, which {named_in} names: {reason}", REMEDY) from error
 
 
-def _origin(facts: Mapping[str, Any]) -> tuple[list[str], str | None]:
-    """What `origin_of` noted; no sources in a run of an earlier version, or in one whose file is damaged."""
-    sources, val = facts.get("sources"), facts.get("val")
+def _origin(facts: Mapping[str, Any]) -> list[str]:
+    """The sources that `origin_of` noted; none in a run of an earlier version, or in one whose file is damaged."""
+    sources = facts.get("sources")
     whole = isinstance(sources, list) and all(isinstance(source, str) for source in sources)
-    return sources if whole and sources else [], val if isinstance(val, str) else None
+    return sources if whole and sources else []
 
 
 def _lasting(source: str | Path) -> str:

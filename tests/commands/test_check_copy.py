@@ -227,6 +227,41 @@ def test_a_text_that_was_moved_can_be_named(check, cllm, run, text):
     cllm(*flags, "-").assert_error(1, "not standard input")
 
 
+@pytest.mark.parametrize("tokenizer", ["byte", "char"])
+@pytest.mark.parametrize(
+    ("source", "several"), [("a.tok", False), ("a.tok", True), ("text", False), ("text", True), ("-", False)]
+)
+def test_the_text_of_val_is_not_needed(check, cllm, text, tiny, some_words, source, several, tokenizer):
+    """Its validation text gone, a run is checked against all of its own text, by whatever way that came to it."""
+    Path("text").mkdir()
+    text.rename("text/1.txt")
+    if several:
+        Path("text/2.txt").write_text(some_words(5, 40))
+    Path("val.txt").write_text(some_words(6, 50))
+    flags, stdin = ("--val", "val.txt", "--tokenizer", tokenizer), Path("text/1.txt").read_bytes()
+    if source == "a.tok":
+        cllm("tokenize", "text", "-o", source, *flags).assert_done()
+        flags = ()
+    cllm("train", source, "-o", "run", *flags, *tiny, stdin=stdin).assert_done()
+    Path("val.txt").unlink()
+    whole = Path("text/1.txt").stat().st_size
+    assert check("run", "text/1.txt")["overlap_bytes"] == whole
+    Path("text").rename("moved")
+    assert check("run", "moved/1.txt", "--corpus", "moved")["overlap_bytes"] == whole
+    Path("moved/3.txt").write_text(some_words(7, 10))
+    flags = ("eval", "run", "moved/1.txt", "--check-copy", "--corpus")
+    cllm(*flags, "moved").assert_error(1, "moved is not the text that run was trained on")
+
+
+def test_of_many_paths_the_first_are_told(cllm, tiny, some_words):
+    for number in range(8):
+        Path(f"{number}.txt").write_text(some_words(number, 40))
+    cllm("train", *(f"{number}.txt" for number in range(8)), "-o", "many", *tiny).assert_done()
+    (note,) = cllm("eval", "many", "--check-copy").assert_done().err.splitlines()
+    assert [f"{number}.txt" in note for number in range(8)] == [True] * 5 + [False] * 3
+    assert note.endswith(" and 3 more")
+
+
 def test_a_run_of_an_earlier_version_needs_to_be_told(check, cllm, run, text):
     facts = json.loads((run / "data/corpus.json").read_text())
     del facts["sha256"]

@@ -60,8 +60,8 @@ def test_names_from_elsewhere_are_hidden(cllm, monkeypatch, alias):
     [
         ("eval", "--batch-size --per-line --per-document --files0-from --check-copy --corpus --threads --json --quiet"),
         ("generate", "--prompt --tokens --temperature --top-k --top-p --seed --stop --check-copy --threads --json"),
-        ("tokenize", "--out --tokenizer --val-fraction --val --ids --force --json --quiet"),
-        ("inspect", "--tokenizer --json --quiet"),
+        ("tokenize", "--out --tokenizer --val-fraction --val --files0-from --ids --force --json --quiet"),
+        ("inspect", "--tokenizer --files0-from --json --quiet"),
         ("gradcheck", "--layer --seed --threads --json"),
         ("profile", "--preset --batch-size --steps --threads --json"),
         ("doctor", "--cpu --json --quiet"),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
 import pytest
 from safetensors.numpy import load_file
-from tokenizer_files import byte_level, spec_of, write_gpt2
+from tokenizer_files import END, byte_level, spec_of, write_gpt2
 
 KEYS = {
     "text": {"documents", "bytes", "tokens", "bytes_per_token", "vocab_size", "used_ids", "skipped", "problems"},
@@ -79,15 +80,46 @@ def test_a_run_that_was_stopped_and_one_that_is_damaged(cllm, text, tiny, run):
     assert (row["step"], row["complete"], row["resumable"]) == (4, False, True)
     for state in run.glob("checkpoint/*/state.safetensors"):
         state.write_bytes(b"")
-    row = cllm("inspect", run, "--json").assert_done().events[0]
-    assert (row["step"], row["resumable"], len(row["damaged"])) == (0, False, 2)
-    assert "is damaged" in cllm("inspect", run).assert_done().out
+    shown, found = cllm("inspect", run), cllm("inspect", run, "--json")
+    row = found.events[0]
+    assert (row["step"], row["resumable"], row["whole"], len(row["damaged"])) == (0, False, False, 2)
+    assert "is damaged" in shown.out
+    assert found.code == shown.code == 3
     with (run / "metrics.jsonl").open("ab") as metrics:
         metrics.write(b"[1]\n{\n\xff\n" + b"[" * 100_000 + b'\n{"event":"eval","val_loss":"low","step":1}\n')
-    assert cllm("inspect", run, "--json").assert_done().events[0]["best_val_loss"] == row["best_val_loss"]
+    assert cllm("inspect", run, "--json").events[0]["best_val_loss"] == row["best_val_loss"]
     (run / "model.safetensors").unlink()
-    row = cllm("inspect", run, "--json").assert_done().events[0]
+    row = cllm("inspect", run, "--json").events[0]
     assert (row["params"], row["layers"]) == (0, [])
+
+
+DAMAGE = {
+    "tokenizer.json": {"tokenizer": {"spec": "byte", "vocab_size": None}, "resumable": False},
+    "model.safetensors": {"params": 0, "layers": []},
+    "metrics.jsonl": dict.fromkeys(("train_loss", "val_loss", "best_val_loss", "best_step")),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_the_rest_of_a_run_is_shown_where_a_file_of_it_is_damaged(cllm, run, name):
+    whole = cllm("inspect", run, "--json").assert_done().events[0]
+    (run / name).unlink()
+    if name == "metrics.jsonl":
+        os.mkfifo(run / name)
+    else:
+        (run / name).write_bytes(b'{"kind": "byte"')
+    found = cllm("inspect", run, "--json")
+    row, changed = found.events[0], {"damaged", "whole", "files", "file_bytes"}
+    assert (found.code, row["whole"], len(row["damaged"])) == (3, False, 1)
+    assert name in row["damaged"][0]
+    assert {key: value for key, value in row.items() if key not in changed} == {
+        key: value for key, value in {**whole, **DAMAGE[name]}.items() if key not in changed
+    }
+    shown = cllm("inspect", run)
+    assert shown.code == 3
+    assert "n_layer 1" in shown.out
+    assert str(run / name) in shown.out
+    assert shown.err.splitlines()[0] == "error: the run is damaged"
 
 
 @pytest.mark.parametrize("kind", ["bpe", "huggingface", "sentencepiece"])
@@ -166,4 +198,5 @@ def test_tokenizers_of_other_programs_are_shown_as_such(cllm):
     for path, kind in (("gpt2", "bpe"), ("gpt2/vocab.json", "bpe"), ("tokenizer.json", "huggingface")):
         (row,) = cllm("inspect", path, "--json").assert_done().events
         assert (row["event"], row["tokenizer"]) == ("tokenizer", kind)
-        assert row["vocab_size"] >= made.get_vocab_size() - 1
+        assert row["vocab_size"] == made.get_vocab_size()
+        assert row["end_of_text"] == made.token_to_id(END)

@@ -142,6 +142,23 @@ def test_names_of_files_are_as_good_as_arguments(cllm, tiny, some_words, bits):
     expected = cllm("eval", "one", *names).assert_done().out
     assert cllm("eval", "two", "--files0-from", "-", stdin=listed).assert_done().out == expected
     assert cllm("eval", "two", "--files0-from", "-", "--check-copy", stdin=listed).assert_done().out
+    cllm("tokenize", *names, "-o", "one.tok").assert_done()
+    cllm("tokenize", "--files0-from", "-", "-o", "two.tok", stdin=listed).assert_done()
+    assert Path("one.tok").read_bytes() == Path("two.tok").read_bytes()
+    expected = cllm("inspect", *names, "--json").assert_done().out
+    assert cllm("inspect", "--files0-from", "-", "--json", stdin=listed).assert_done().out == expected
+
+
+@pytest.mark.parametrize("line", ["tokenize -o a.tok", "inspect", "train -o new"])
+def test_a_command_that_needs_files_says_so(cllm, line):
+    cllm(*line.split()).assert_error(2, " is missing", f"cllm {line.split()[0]} --help")
+    cllm(*line.split(), "a.txt", "--files0-from", "names").assert_error(2, "exclude each other")
+    assert not list(Path().iterdir())
+
+
+def test_names_and_validation_text_cannot_both_come_from_standard_input(cllm):
+    flags = ("--files0-from", "-", "--val", "-", "-o", "a.tok")
+    cllm("tokenize", *flags).assert_error(1, "both file names and validation text")
 
 
 def test_a_run_named_after_a_list_is_named_after_its_first_file(cllm, text, tiny):

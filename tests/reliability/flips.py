@@ -30,7 +30,7 @@ def everything(folder: RunFolder) -> tuple[Any, ...]:
     read = (
         settings,
         tokenizer.to_json(),
-        [facts.get(name) for name in (*FACTS, "sources", "val")],
+        [facts.get(name) for name in (*FACTS, "sources", "text_fingerprint")],
         model.values.tobytes(),
         progress,
     )

@@ -22,6 +22,7 @@ ROWS = {
         "used_ids": 61,
         "longest_lines": [{"path": EVIL, "line": 7, "bytes": 1234}],
         "skipped": {EVIL: 2},
+        "notices": [f"told: {EVIL}"],
         "problems": [
             {"problem": "invalid UTF-8", "count": 9, "documents": 2, "examples": [{"path": EVIL, "offset": 17}]},
             {"problem": "copies", "count": 1, "documents": 1, "examples": [{"path": EVIL, "copy_of": EVIL}]},
@@ -78,6 +79,7 @@ SHOWN = {
         "1.23 kB, line 7",
         "invalid UTF-8: 9 in 2 documents",
         "from byte 17",
+        "told: a",
     ],
     "store": [
         "1,000 for training, 100",
@@ -118,6 +120,6 @@ def test_a_pipe_gets_plain_lines(kind):
 
 def test_what_is_unknown_is_left_out():
     stream = io.StringIO()
-    nothing = {"tokens": None, "problems": [], "skipped": {}, "longest_lines": []}
+    nothing = {"tokens": None, "notices": [], "problems": [], "skipped": {}, "longest_lines": []}
     show_inspection({"event": "text", **ROWS["text"], **nothing}, stream)
     assert [line.split("  ")[0] for line in stream.getvalue().splitlines()] == ["documents", "bytes"]

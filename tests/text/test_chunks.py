@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 
 import pytest
 from text_files import pieces_of
 
 from cllm_cli.text import chunks
-from cllm_cli.text.chunks import Parts, beyond, in_chunks, peek
+from cllm_cli.text.chunks import Parts, beyond, chunks_of, in_chunks, peek
 
 
 def parts_of(data: bytes, separator: bytes, size: int) -> tuple[list[bytes], list[int]]:
@@ -44,7 +45,9 @@ def test_peeking_takes_nothing_away(size):
         head, stream = peek(pieces_of(data, size), wanted)
         assert head == data[:wanted]
         assert b"".join(stream) == data
-        assert b"".join(beyond(pieces_of(data, size), wanted)) == data[wanted:]
+        rest = [*beyond(pieces_of(data, size), wanted)]
+        assert b"".join(rest) == data[wanted:]
+        assert all(rest)
 
 
 def test_what_is_in_memory_comes_in_chunks(monkeypatch):
@@ -52,3 +55,19 @@ def test_what_is_in_memory_comes_in_chunks(monkeypatch):
     assert list(in_chunks(b"")) == []
     assert list(in_chunks(b"abcd")) == [b"abcd"]
     assert list(in_chunks(b"abcdefghi")) == [b"abcd", b"efgh", b"i"]
+
+
+@pytest.mark.parametrize(("wanted", "least"), [(1, 1), (5, 1), (6, 2), (10, 2), (11, 3)])
+def test_peeking_reads_no_piece_that_it_does_not_need(wanted, least):
+    pieces = itertools.repeat(b"12345", 4)
+    peek(pieces, wanted)
+    assert len([*pieces]) == 4 - least
+
+
+def test_chunks_have_one_size_however_little_a_pipe_gives(monkeypatch):
+    class Pipe(io.BytesIO):
+        def read1(self, size):
+            return super().read1(min(size, 3))
+
+    monkeypatch.setattr(chunks, "CHUNK", 4)
+    assert list(chunks_of(Pipe(b"abcdefghij"))) == [b"abcd", b"efgh", b"ij"]

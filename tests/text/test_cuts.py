@@ -27,6 +27,12 @@ def windows_in(cut, phase):
     return list(zip(*(each.tolist() for each in cut.windows(np.full_like(numbers, phase), numbers)), strict=True))
 
 
+def test_packed_windows_go_across_documents():
+    tokens = text_of([5, 7, 3])
+    assert windows_in(cuts_of(tokens, 4, END, pack=True), 0) == [(0, 4), (4, 4), (8, 4)]
+    assert windows_in(cuts_of(tokens, 4, END, pack=False), 0) == [(0, 4), (4, 4), (8, 3), (11, 3)]
+
+
 @law(25, 1000, sizes=st.lists(st.integers(1, 40), min_size=1, max_size=12), block=st.integers(1, 12))
 def test_each_phase_has_every_target_once_and_no_window_two_documents(sizes, block):
     ends = np.cumsum(sizes)

@@ -28,6 +28,20 @@ def facts(corpus):
     return corpus.train.tolist(), corpus.val.tolist(), corpus.facts() | {"from_stdin": False}, corpus.notices
 
 
+@pytest.mark.parametrize("name", ["rows.json", "rows.txt.gz", "-"])
+def test_who_reads_json_lines_as_plain_text_is_told(tmp_path, name):
+    content = json_lines([{"text": text} for text in TEXTS])
+    place = tmp_path / name
+    place.write_bytes(compressed(content, "gzip") if name.endswith("gz") else content)
+    source, stdin = ("-", io.BytesIO(content)) if name == "-" else (place, None)
+    (notice,) = read_corpus([source], "byte", 0.2, stdin=stdin).notices
+    assert notice.endswith("looks like JSON lines; --format jsonl reads it row by row")
+    for reading, where in ((Reading(format="text"), source), (AS_IT_IS, tmp_path)):
+        assert read_corpus([where], "byte", 0.2, stdin=io.BytesIO(content), reading=reading).notices == []
+    place.write_text(json.dumps({"text": TEXT}, indent=1))
+    assert read_corpus([place], "byte", 0.2).notices == []
+
+
 @pytest.mark.parametrize("spec", ["byte", "char"])
 @pytest.mark.usefixtures("small_steps")
 def test_one_text_is_one_corpus_whatever_it_is_wrapped_in(tmp_path, spec):

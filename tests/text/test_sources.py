@@ -38,6 +38,31 @@ def test_what_is_no_text_is_left_out_and_counted(tmp_path):
     assert corpus.documents == 2
     assert corpus.skipped == {"binary": 1, "empty": 2, "hidden": 2, "no regular file": 3, "in a run folder": 2}
     assert corpus.notices[0] == "left out: 1 binary, 2 empty, 2 hidden, 2 in a run folder, 3 no regular file"
+    listing = sources.find_files([tmp_path], sources.Wanted(include=["*.txt"]))
+    assert listing.skipped == {"hidden": 2, "not included": 4, "in a run folder": 2}
+
+
+def test_a_file_says_its_size_where_that_is_known(tmp_path):
+    write(tmp_path, a_txt="four")
+    os.mkfifo(tmp_path / "pipe")
+    sizes = {name: sources.TextFile(str(tmp_path / name), named=True).size() for name in ("a.txt", "pipe", "none", "")}
+    assert sizes == {"a.txt": 4, "pipe": 0, "none": 0, "": 0}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message", "hint"),
+    [
+        ("", None, "there is no text in", sources.HINT),
+        ("", b"\0", "there is no text in", "left out: 1 binary; a file that is named itself is always read"),
+        ("a.jsonl", b"\n", "there is no text in", "left out: 1 empty rows"),
+        ("a.jsonl", b"", "is empty", sources.HINT),
+    ],
+)
+def test_why_there_is_no_text(tmp_path, name, content, message, hint):
+    if content is not None:
+        (tmp_path / (name or "a.txt")).write_bytes(content)
+    error = refused(lambda: read_corpus([tmp_path / name], "byte", 0.1), message)
+    assert error.hint == hint
 
 
 @pytest.fixture
@@ -91,6 +116,12 @@ def test_a_file_that_is_named_is_read_even_if_it_looks_binary(tmp_path):
     corpus = read_corpus([tmp_path / ".hidden"], "byte", 0.5)
     assert corpus.notices == [f"{tmp_path}/.hidden looks like a binary file; it is read as it is"]
     assert corpus.train.tobytes() + corpus.val.tobytes() == b"a\0b"
+
+
+def test_who_trains_on_a_file_of_ids_is_told(tmp_path):
+    (tmp_path / "train.bin").write_bytes(bytes(range(200)) * 2)
+    (notice,) = read_corpus([tmp_path / "train.bin"], "byte", 0.1).notices
+    assert notice.endswith("it is read as it is; token ids are read by cllm tokenize --ids")
 
 
 @pytest.mark.parametrize("spec", ["byte", "char"])

@@ -81,19 +81,30 @@ def numbered_documents(sizes: list[int], wanted: bool, fraction: float) -> list[
     return found
 
 
+def test_a_hash_at_the_fraction_itself_is_for_training():
+    documents = [Document(0, 1, 1, bytes([first, *bytes(31)])) for first in (0x7F, 0x80, 0x81)]
+    assert choose_validation(documents, 0.5) == ([True, False, False], "")
+
+
 @pytest.mark.parametrize("wanted", [False, True])
 def test_no_side_stays_empty_and_the_fallback_takes_the_fittest_size(wanted):
     sizes = [700, 90, 210]
     sides, notice = choose_validation(numbered_documents(sizes, wanted, 0.2), 0.2)
     # 210 of 1,000 are nearest to 0.2 for validation; 700 of 1,000 are nearest to 0.8 for training.
     assert sides == ([False, True, True] if wanted else [False, False, True])
-    assert notice
+    assert f"chose no document for {'training' if wanted else 'validation'}:" in notice
 
 
 def test_the_fallback_takes_all_copies_along():
     first, second = numbered_documents([10, 500], False, 0.1)
     sides, _ = choose_validation([first, second, first, first], 0.1)
     assert sides == [True, False, True, True]
+
+
+def test_the_fallback_weighs_all_copies():
+    first, second, third = numbered_documents([100, 120, 580], False, 0.12)
+    sides, _ = choose_validation([first, first, first, second, third], 0.12)
+    assert sides == [False, False, False, True, False]
 
 
 def test_documents_that_are_all_alike_are_split_all_the_same(tmp_path):

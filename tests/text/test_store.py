@@ -13,6 +13,7 @@ from store_files import load
 from text_files import refused, words, write
 
 from cllm_cli.errors import CorpusError, RunError
+from cllm_cli.text import store
 from cllm_cli.text.store import (
     DIGEST,
     DOCUMENT,
@@ -49,6 +50,7 @@ def test_what_is_written_comes_back(tmp_path, dtype):
         assert store.is_whole()
         assert store.train.tolist() == tokens[0].tolist()
         assert store.val.tolist() == tokens[1].tolist()
+        assert store.tokens.tolist() == np.concatenate(tokens).tolist()
         assert store.train.dtype == dtype
         assert store.documents.tobytes() == table.tobytes()
         assert store.digest == hashlib.sha256(path.read_bytes()[:-DIGEST]).digest()
@@ -137,6 +139,14 @@ def test_facts_that_are_none(tmp_path, facts):
     body = head + facts
     path.write_bytes(signed(body.ljust(layout.digest_at + DIGEST, b"\0")))
     refused(lambda: load(path), "its facts are no JSON")
+
+
+def test_facts_may_take_what_a_tokenizer_may_and_no_more(small, monkeypatch):
+    size = Store(small).layout.facts_bytes
+    monkeypatch.setattr(store, "LARGEST_FACTS", size)
+    Store(small)
+    monkeypatch.setattr(store, "LARGEST_FACTS", size - 1)
+    refused(lambda: Store(small), f"its facts take {size} bytes")
 
 
 def test_only_a_file_that_begins_like_one_is_a_store(small, tmp_path):

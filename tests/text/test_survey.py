@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 from text_files import BOM, many, refused, words, write
+from tokenizer_files import word_pieces
 
 from cllm_cli.text import chunks
 from cllm_cli.text.corpus import read_corpus
@@ -50,6 +51,22 @@ def test_tokens_are_those_that_training_has(tmp_path, spec, count, monkeypatch):
     assert found["bytes"] == corpus.train_bytes + corpus.val_bytes
     assert found["bytes_per_token"] == found["bytes"] / text.size
     assert (found["documents"], found["problems"], found["skipped"]) == (count, [], {})
+
+
+def test_notices_are_those_of_reading_and_of_the_tokenizer(tmp_path):
+    (tmp_path / "pieces.json").write_text(word_pieces().to_str(), "utf-8")
+    rows, text = tmp_path / "rows.json", tmp_path / "text.txt"
+    rows.write_text('{"text": "one"}\n{"text": "two"}\n')
+    text.write_text("No Capital comes back.\n")
+    cases = (
+        (rows, "byte", "JSON lines"),
+        (text, str(tmp_path / "pieces.json"), "come back"),
+        (text, "bpe:300", "pairs"),
+    )
+    for path, spec, part in cases:
+        (notice,) = survey([path], spec)["notices"]
+        assert part in notice
+    assert survey([text], "char")["notices"] == []
 
 
 def test_a_given_tokenizer_counts_too(tmp_path):

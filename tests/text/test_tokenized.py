@@ -12,10 +12,19 @@ from store_files import load, stored
 from text_files import many, refused, words, write
 from tokenizer_files import byte_level, write_gpt2
 
+from cllm_cli.config import make_settings
 from cllm_cli.errors import ConfigError
 from cllm_cli.text.corpus import read_corpus
 from cllm_cli.text.store import DOCUMENT, Store, store_chunks
-from cllm_cli.text.tokenized import check_reading, corpus_chunks, load_corpus, store_facts, store_settings
+from cllm_cli.text.tokenized import (
+    READING,
+    check_reading,
+    corpus_chunks,
+    how_read,
+    load_corpus,
+    store_facts,
+    store_settings,
+)
 from cllm_cli.text.tokenizers.byte import ByteTokenizer
 from cllm_cli.text.tokenizers.char import CharTokenizer
 
@@ -31,6 +40,16 @@ def assert_same(found, expected):
             assert ours.tobytes() == theirs.tobytes(), item.name
         else:
             assert ours == theirs, item.name
+
+
+def test_a_store_says_what_it_was_made_with(tmp_path):
+    """Every setting of how text is read, and the size that was asked for of a tokenizer."""
+    pytest.importorskip("tokenizers")
+    write(tmp_path, one_txt=words(7, 200))
+    how = how_read(make_settings({"encoding": "utf-8", "split_on": "|", "include": ["*.txt"], "exclude": ["a"]}))
+    assert how.keys() == READING
+    stored(tmp_path / "a.tok", [tmp_path / "one.txt"], "bpe:300", how=how)
+    assert store_settings([tmp_path / "a.tok"]) == {"tokenizer": "bpe:300", "val_fraction": 0.25, **how}
 
 
 @pytest.mark.parametrize("spec", ["byte", "char"])
@@ -212,6 +231,8 @@ FACTS = {
     "argument": (put("tokenizer_spec", value="byte:\n"), "unknown tokenizer"),
     "other": (put("tokenizer_spec", value="bite"), "unknown tokenizer"),
     "fraction": (put("val_fraction", value=7.0), "share of validation text"),
+    "none": (put("val_fraction", value=0.0), "share of validation text"),
+    "all": (put("val_fraction", value=1.0), "share of validation text"),
     "not a number": (put("val_fraction", value=float("nan")), "share of validation text"),
     "truth": (put("val_fraction", value=True), "'val_fraction' is missing or of the wrong type"),
     "notice": (put("notices", value=[1]), "notices are no texts"),

@@ -122,6 +122,17 @@ def test_a_sentencepiece_model_with_byte_pieces_takes_any_bytes(tmp_path):
     assert not continues(tokenizer.decode_bytes(ids[:1])[0])
 
 
+def test_merges_may_be_written_as_lines(tmp_path):
+    """As files of older versions have them: strings, perhaps with the first line of a merges.txt before them."""
+    made = json.loads(byte_level().to_str())
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(made), "utf-8")
+    wanted = builder_of(str(path)).finish(end_of_text=False)[0].encode("the cat's möwe").tolist()
+    made["model"]["merges"] = ["#version: 0.2", *map(" ".join, made["model"]["merges"])]
+    path.write_text(json.dumps(made), "utf-8")
+    assert builder_of(str(path)).finish(end_of_text=False)[0].encode("the cat's möwe").tolist() == wanted
+
+
 BAD = {
     "empty": (b"", "neither JSON nor"),
     "text": (b"once upon a time", "neither JSON nor"),

@@ -19,6 +19,7 @@ LAWS = "tests/layers/test_layer_laws.py"
 WHOLE = ("tests/model", "tests/training/test_step.py")
 PRODUCTS = ("tests/kernels/test_simd.py", "tests/kernels/test_gemm.py")
 FOLDER = ("tests/training/test_run_folder.py", "tests/training/test_model_folder.py")
+CORPORA = ("tests/text/test_sources.py", "tests/text/test_reading.py", "tests/text/test_formats.py")
 PLAIN = Stage(("tests/kernels/test_jit_off.py",))  # Python notices what Numba forgives
 
 
@@ -78,6 +79,15 @@ MODULES: dict[str, list[Stage]] = {
     "optim/schedule.py": [Stage(("tests/optim/test_schedules.py",))],
     "optim/sgd.py": [Stage(("tests/optim/test_every_optimizer.py",)), Stage(("tests/training/test_step.py",))],
     "text/batches.py": [Stage(("tests/text/test_batches.py",))],
+    "text/chunks.py": [Stage(("tests/text/test_chunks.py",)), Stage(CORPORA)],
+    "text/cuts.py": [Stage(("tests/text/test_cuts.py",)), Stage(("tests/text/test_batches.py",))],
+    "text/sources.py": [Stage(("tests/text/test_sources.py",)), Stage(("tests/commands/test_reading_flags.py",))],
+    "text/split.py": [Stage(("tests/text/test_split.py",)), Stage(CORPORA)],
+    "text/store.py": [
+        Stage(("tests/text/test_store.py",)),
+        Stage(("tests/text/test_tokenized.py", "tests/commands/test_tokenize_command.py")),
+    ],
+    "text/tokenized.py": [Stage(("tests/text/test_tokenized.py",)), Stage(("tests/commands/test_stores.py",))],
     "training/checkpoint.py": [
         Stage(("tests/training/test_checkpoint.py", *FOLDER)),
         Stage(("tests/training/test_resume.py", "tests/training/test_loop.py")),
@@ -106,6 +116,9 @@ TUNING: dict[str, set[str]] = {
     "layers/cross_entropy.py": {"LOGITS", "LEAST_ROWS", "MOST_ROWS", "chunk_rows"},
     "layers/embedding.py": {"COLUMNS"},
     "text/batches.py": {"AHEAD"},
+    "text/chunks.py": {"CHUNK"},
+    "text/cuts.py": {"PIECE"},
+    "text/store.py": {"PIECE"},
 }
 
 # Calls that ask for speed and change no result, by the last two parts of their names.

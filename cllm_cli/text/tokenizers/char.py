@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cllm_cli.errors import CorpusError
+from cllm_cli.text.decoding import HINT
 from cllm_cli.text.tokenizers.base import (
     Builder,
     Encoder,
@@ -170,7 +171,7 @@ class CharEncoder:
             raise CorpusError(
                 f"{self._name} is no UTF-8: byte {self._offset + error.start} is 0x{data[error.start]:02x} "
                 f"({error.reason})",
-                "convert it to UTF-8, or use --tokenizer byte, which takes any bytes",
+                f"{HINT}; --tokenizer byte takes any bytes",
             ) from error
         self._rest = data[used:]
         return text

@@ -144,6 +144,8 @@ def _check_merges(model: Mapping[str, Any]) -> None:
         return
     prefix = prefix if isinstance(prefix, str) else ""
     for merge in merges:
+        if isinstance(merge, str) and merge.startswith("#version"):  # the first line of a merges.txt, in older files
+            continue
         pair = merge.split(" ") if isinstance(merge, str) else merge
         if isinstance(pair, list) and len(pair) == 2 and all(isinstance(part, str) for part in pair):
             first, second = pair
