@@ -50,5 +50,7 @@ def inspect(
         show_inspection(row, sys.stdout)
     if row.get("whole") is False:
         if row["event"] == "run":
-            raise CheckFailed("the run is damaged", "restore what is named as damaged, or train again")
+            goes_on = f"cllm train CORPUS --out {row['path']} --resume goes on from step {row['step']:,}"
+            remedy = goes_on if row["resumable"] else "restore what is named as damaged, or train again"
+            raise CheckFailed("the run is damaged", remedy)
         raise CheckFailed("the token store is not as it was written", "make it again with cllm tokenize")

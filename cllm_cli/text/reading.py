@@ -7,6 +7,7 @@ out and counted.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -26,9 +27,8 @@ from cllm_cli.text.unnamed import laid_down
 
 SNIFFED = 1 << 16
 ERRORS = ("strict", "replace")
-BEGINNING = 64  # bytes in which a row of JSON tells itself
-ROW = re.compile(rb'\{ ?"[^"\n]{1,40}" ?: ?(?!\n)')
-"""How a JSON object begins that is written into one line, as those of JSON lines are."""
+BEGINNING = 1 << 14  # bytes in which JSON lines show themselves
+LIKE_ROWS = "looks like JSON lines; --format jsonl reads it row by row"
 _ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "0": "\0", "\\": "\\"}
 
 
@@ -143,9 +143,21 @@ def _documents(
             if binary and encoding is None and form.name == "text":
                 ids = "; token ids are read by cllm tokenize --ids" if file.path.endswith(".bin") else ""
                 notices.append(f"{file.name} looks like a binary file; it is read as it is{ids}")
-            if file.named and reading.format == AUTO and form.name == "text" and ROW.match(first):
-                notices.append(f"{file.name} looks like JSON lines; --format jsonl reads it row by row")
+            told = any(notice.endswith(LIKE_ROWS) for notice in notices)  # of a thousand such files, the first
+            if file.named and reading.format == AUTO and form.name == "text" and not told and _are_rows(first):
+                notices.append(f"{file.name} {LIKE_ROWS}")
         yield from form.documents(source, reading)
+
+
+def _are_rows(beginning: bytes) -> bool:
+    """Whether a text begins with a line that is a JSON object, and another that begins like one."""
+    first, _, rest = beginning.partition(b"\n")
+    if not first.startswith(b"{") or not rest.startswith(b"{"):
+        return False
+    try:
+        return isinstance(json.loads(first), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _separator(written: str) -> bytes:

@@ -22,7 +22,7 @@ from cllm_cli.text.tokenizers.table import TableEncoder, TableTokenizer
 from cllm_cli.training import checkpoint
 from cllm_cli.training.json_files import LARGEST_TEXT, read_json
 from cllm_cli.training.run_folder import RunFolder
-from cllm_cli.training.tensor_files import open_tensors
+from cllm_cli.training.tensor_files import open_tensors, read_tokens
 
 T = TypeVar("T")
 
@@ -125,38 +125,46 @@ def run_facts(folder: RunFolder) -> dict[str, Any]:
     settings = folder.read_settings()
     path, manifest, damaged = checkpoint.newest(folder)
     step = int(manifest.get("step", 0))
-    layers = _unless_damaged(lambda: _layers(folder), dict[str, int](), damaged)
-    losses = _unless_damaged(lambda: _losses(folder), NO_LOSSES, damaged)
-    unknown = {"spec": settings.tokenizer, "vocab_size": None}
-    tokenizer = _unless_damaged(lambda: _kind(folder, settings), unknown, damaged)
+    facts = _unless_damaged(folder.read_facts, damaged)
+    tokens = _unless_damaged(lambda: _kept_tokens(folder), damaged)
+    layers = _unless_damaged(lambda: _layers(folder, step), damaged)
+    losses = _unless_damaged(lambda: _losses(folder), damaged)
+    tokenizer = _unless_damaged(lambda: _kind(folder, settings), damaged)
+    fits = path is not None and manifest["settings"] == checkpoint.settings_hash(settings)
+    text = tokens if facts and facts["from_stdin"] else facts
     sizes = _sizes(folder)
     return {
         "path": str(folder.path),
         "config": stated(settings),
-        "params": sum(layers.values()),
-        "layers": [{"name": name, "params": count} for name, count in layers.items()],
+        "params": None if layers is None else sum(layers.values()),
+        "layers": [{"name": name, "params": count} for name, count in (layers or {}).items()],
         "step": step,
         "steps": settings.steps,
-        **losses,
+        **(losses or NO_LOSSES),
         "complete": settings.steps is not None and step >= settings.steps,
-        "resumable": path is not None
-        and manifest["settings"] == checkpoint.settings_hash(settings)
-        and tokenizer is not unknown,
+        "resumable": fits and None not in (text, losses, tokenizer),
         "damaged": damaged,
         "whole": not damaged,
         "files": sizes,
         "file_bytes": sum(sizes.values()),
-        "tokenizer": tokenizer,
+        "tokenizer": tokenizer or {"spec": settings.tokenizer, "vocab_size": None},
     }
 
 
-def _unless_damaged(read: Callable[[], T], otherwise: T, damaged: list[str]) -> T:
+def _unless_damaged(read: Callable[[], T], damaged: list[str]) -> T | None:
     """What `read` gives; where its file is damaged that is noted, so that the rest of the run can be shown."""
     try:
         return read()
     except RunError as error:
         damaged.append(error.message)
-        return otherwise
+        return None
+
+
+def _kept_tokens(folder: RunFolder) -> int:
+    """How many tokens the run keeps itself: those of validation, all where its text came from standard input."""
+    path = folder.data / "tokens.safetensors"
+    with open_tensors(path) as tensors:
+        return sum(read_tokens(tensors, name, path).size for name in tensors.keys())  # noqa: SIM118  # it is no mapping
 
 
 def _kind(folder: RunFolder, settings: Settings) -> dict[str, Any]:
@@ -171,9 +179,9 @@ def _kind(folder: RunFolder, settings: Settings) -> dict[str, Any]:
     return {"spec": settings.tokenizer, "vocab_size": tokenizer.vocab_size, "sha256": tokenizer.digest()}
 
 
-def _layers(folder: RunFolder) -> dict[str, int]:
+def _layers(folder: RunFolder, step: int) -> dict[str, int]:
     """Parameters by layer: embeddings, blocks and the last norm; empty where no weights were saved yet."""
-    if not folder.model.exists():
+    if step == 0 and not folder.model.exists():
         return {}
     layers: dict[str, int] = {}
     with open_tensors(folder.model) as tensors:

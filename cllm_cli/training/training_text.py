@@ -39,7 +39,8 @@ def training_text(
 ) -> TokenArray:
     """The training tokens of a run: those that it keeps, or its text read again, from `sources` if they are given.
 
-    What a file of the run names is told before it is opened, since anyone may have written that file.
+    What a file of the run names is told before it is opened, the first TOLD of it, since anyone may have written that
+    file.
 
     Raises ConfigError for `-` as a source, CorpusError where the text cannot be read or is another one, RunError where
     nothing says where it is.
@@ -53,6 +54,11 @@ def training_text(
     places = sources or known
     if not places:
         raise RunError(f"{folder.path} does not say where its training text is", REMEDY)
+    if settings.val is not None and "text_fingerprint" not in facts:
+        raise RunError(
+            f"{folder.path} has a --val text and notes no fingerprint of its training text alone",
+            "an earlier version of cllm has made it; train again to compare with the text",
+        )
     if known:
         more = f" and {len(known) - TOLD:,} more" if len(known) > TOLD else ""
         tell(f"reading what {folder.path} names as its text: {', '.join(map(shown, known[:TOLD]))}{more}")

@@ -282,3 +282,13 @@ def test_it_changes_nothing_in_the_run(cllm, run, contents):
     before = contents(run)
     cllm("generate", run, "--tokens", 5, "--check-copy").assert_done()
     assert contents(run) == before
+
+
+def test_a_run_that_notes_no_fingerprint_of_its_own_text_says_so(cllm, text, tiny, some_words):
+    """An earlier version has made it: that the text has changed would be untrue."""
+    Path("val.txt").write_text(some_words(6, 50))
+    cllm("train", text, "-o", "run", "--val", "val.txt", *tiny).assert_done()
+    facts = json.loads(Path("run/data/corpus.json").read_text("utf-8"))
+    del facts["text_fingerprint"], facts["sha256"]
+    Path("run/data/corpus.json").write_text(json.dumps(facts), "utf-8")
+    cllm("eval", "run", "--check-copy").assert_error(1, "no fingerprint of its training text", "train again")

@@ -88,15 +88,14 @@ def test_a_run_that_was_stopped_and_one_that_is_damaged(cllm, text, tiny, run):
     with (run / "metrics.jsonl").open("ab") as metrics:
         metrics.write(b"[1]\n{\n\xff\n" + b"[" * 100_000 + b'\n{"event":"eval","val_loss":"low","step":1}\n')
     assert cllm("inspect", run, "--json").events[0]["best_val_loss"] == row["best_val_loss"]
-    (run / "model.safetensors").unlink()
-    row = cllm("inspect", run, "--json").events[0]
-    assert (row["params"], row["layers"]) == (0, [])
 
 
 DAMAGE = {
     "tokenizer.json": {"tokenizer": {"spec": "byte", "vocab_size": None}, "resumable": False},
-    "model.safetensors": {"params": 0, "layers": []},
-    "metrics.jsonl": dict.fromkeys(("train_loss", "val_loss", "best_val_loss", "best_step")),
+    "model.safetensors": {"params": None, "layers": []},
+    "metrics.jsonl": dict.fromkeys(("train_loss", "val_loss", "best_val_loss", "best_step")) | {"resumable": False},
+    "data/corpus.json": {"resumable": False},
+    "data/tokens.safetensors": {},
 }
 
 
@@ -119,7 +118,22 @@ def test_the_rest_of_a_run_is_shown_where_a_file_of_it_is_damaged(cllm, run, nam
     assert shown.code == 3
     assert "n_layer 1" in shown.out
     assert str(run / name) in shown.out
-    assert shown.err.splitlines()[0] == "error: the run is damaged"
+    goes_on = f"cllm train CORPUS --out {run} --resume goes on from step 12"
+    hint = goes_on if row["resumable"] else "restore what is named as damaged, or train again"
+    assert shown.err.splitlines() == ["error: the run is damaged", f"hint: {hint}"]
+    if name != "metrics.jsonl":  # where there is none, a new one is begun
+        (run / name).unlink()
+        (why,) = cllm("inspect", run, "--json").events[0]["damaged"]
+        assert str(run / name) in why
+
+
+def test_a_run_keeps_text_from_standard_input_itself(cllm, text, tiny):
+    cllm("train", "-", "-o", "out", *tiny, stdin=text.read_bytes()).assert_done()
+    assert cllm("inspect", "out", "--json").assert_done().events[0]["resumable"]
+    Path("out/data/tokens.safetensors").unlink()
+    found = cllm("inspect", "out", "--json")
+    assert (found.code, found.events[0]["resumable"]) == (3, False)
+    assert cllm("train", "-", "-o", "out", "--resume", stdin=text.read_bytes()).code == 1
 
 
 @pytest.mark.parametrize("kind", ["bpe", "huggingface", "sentencepiece"])

@@ -38,8 +38,23 @@ def test_who_reads_json_lines_as_plain_text_is_told(tmp_path, name):
     assert notice.endswith("looks like JSON lines; --format jsonl reads it row by row")
     for reading, where in ((Reading(format="text"), source), (AS_IT_IS, tmp_path)):
         assert read_corpus([where], "byte", 0.2, stdin=io.BytesIO(content), reading=reading).notices == []
-    place.write_text(json.dumps({"text": TEXT}, indent=1))
-    assert read_corpus([place], "byte", 0.2).notices == []
+    for other in (
+        json.dumps({"text": TEXT}, indent=1),
+        '{"a": 1}',
+        '{"a": 1, "b": [1,\n{2]}',
+        '{"a": 1}\n[2]\n',
+        "{1}\n{2}\n",
+    ):
+        place.write_text(other + " " * 99)
+        assert read_corpus([place], "byte", 0.2).notices == []
+
+
+def test_of_many_files_with_json_lines_the_first_is_told(tmp_path):
+    places = [tmp_path / f"{number}.json" for number in range(3)]
+    for number, place in enumerate(places):
+        place.write_bytes(json_lines([{"text": text} for text in TEXTS[number:]]))
+    notices = read_corpus(places, "byte", 0.2).notices
+    assert [notice.split()[0] for notice in notices if "JSON lines" in notice] == [str(places[0])]
 
 
 @pytest.mark.parametrize("spec", ["byte", "char"])
