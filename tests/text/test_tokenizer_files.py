@@ -133,6 +133,15 @@ def test_merges_may_be_written_as_lines(tmp_path):
     assert builder_of(str(path)).finish(end_of_text=False)[0].encode("the cat's möwe").tolist() == wanted
 
 
+def test_ids_may_leave_gaps(tmp_path):
+    pytest.importorskip("tokenizers")
+    path = tmp_path / "tokenizer.json"
+    path.write_bytes(b'{"model": {"type": "BPE", "vocab": {"a": 0, "b": 65535}, "merges": []}}')
+    tokenizer, _ = builder_of(str(path)).finish(end_of_text=False)
+    assert tokenizer.vocab_size == 65536
+    assert tokenizer.encode("ab").tolist() == [0, 65535]
+
+
 BAD = {
     "empty": (b"", "neither JSON nor"),
     "text": (b"once upon a time", "neither JSON nor"),
@@ -146,6 +155,7 @@ BAD = {
     "no type": (b'{"model": {}}', "tokenizers refuses it"),
     "unknown type": (b'{"model": {"type": "GPT"}}', "tokenizers refuses it"),
     "no vocabulary": (b'{"model": {"type": "BPE", "vocab": {}, "merges": []}}', "no ids"),
+    "gaps": (b'{"model": {"type": "BPE", "vocab": {"a": 0, "b": 65536}, "merges": []}}', "go up to 65,536"),
     "no merges": (b'{"a": 0, "b": 1}', "merges.txt: No such file"),
 }
 

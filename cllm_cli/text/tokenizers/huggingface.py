@@ -23,6 +23,8 @@ from cllm_cli.text.tokenizers.table import MOST_IDS, TableEncoder, TableTokenize
 
 PARTS = ("model", "added_tokens", "normalizer", "pre_tokenizer", "post_processor", "decoder")
 """What a tokenizer.json has; padding, truncation and its version are left out."""
+FREE_IDS, ROOM = 1 << 16, 4
+"""Ids may go up to the first, or to so many times their number: a table has room for each id below the largest."""
 LONGEST_PIECE = 1 << 12  # characters: the library takes pieces apart by recursion, and long ones end the process
 BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
 
@@ -84,6 +86,8 @@ class HuggingFaceTokenizer(TableTokenizer):
         ids = [*vocabulary.values(), *plain, *self.specials.values()]
         if not ids or max(ids) >= MOST_IDS:
             raise ValueError("it has no ids, or too large ones")
+        if max(ids) >= max(FREE_IDS, ROOM * len(ids)):
+            raise ValueError(f"it has {len(ids):,} ids, and they go up to {max(ids):,}")
         if len(set(vocabulary.values())) != len(vocabulary):
             raise ValueError("its ids are not distinct")
         table = [b""] * (max(ids) + 1)
