@@ -31,6 +31,7 @@ def index(tmp_path, monkeypatch):
     digest = hashlib.sha256((page / "thing-1.0.tar.gz").read_bytes()).hexdigest()
     monkeypatch.setattr(sources, "LOCK", tmp_path / "lock")
     sources.LOCK.write_text(f"thing==1.0 ; a marker \\\n    --hash=sha256:{digest}\nthing-two==2 \\\n    --hash=x\n")
+    monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
     monkeypatch.setenv("PIP_INDEX_URL", f"file://{tmp_path}/nowhere")
     monkeypatch.setenv("PIP_EXTRA_INDEX_URL", f"file://{tmp_path}/index/")
