@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import io
+import socket
 import sys
 import tarfile
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
@@ -28,6 +31,7 @@ def index(tmp_path, monkeypatch):
     digest = hashlib.sha256((page / "thing-1.0.tar.gz").read_bytes()).hexdigest()
     monkeypatch.setattr(sources, "LOCK", tmp_path / "lock")
     sources.LOCK.write_text(f"thing==1.0 ; a marker \\\n    --hash=sha256:{digest}\nthing-two==2 \\\n    --hash=x\n")
+    monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
     monkeypatch.setenv("PIP_INDEX_URL", f"file://{tmp_path}/nowhere")
     monkeypatch.setenv("PIP_EXTRA_INDEX_URL", f"file://{tmp_path}/index/")
@@ -56,6 +60,44 @@ def test_what_is_not_there_is_named(index):
         sources.locked("other")
 
 
+def test_why_an_index_could_not_be_read_is_told_without_its_password(index, monkeypatch):
+    monkeypatch.setenv("PIP_INDEX_URL", "http://me:secret@127.0.0.1:1/simple")
+    monkeypatch.setenv("PIP_EXTRA_INDEX_URL", "http://me:secret@127.0.0.1:port/simple no-address")
+    with pytest.raises(FileNotFoundError) as raised:
+        sources.link("thing", "9")
+    told = str(raised.value)
+    assert "http://127.0.0.1:1/simple (<urlopen error [Errno 111] Connection refused>)" in told
+    assert "http://127.0.0.1:port/simple (nonnumeric port: 'port')" in told
+    assert "no-address (unknown url type" in told
+    assert "secret" not in told
+
+
+def test_a_name_and_password_in_the_address_of_an_index_are_sent(index, monkeypatch):
+    class Guarded(BaseHTTPRequestHandler):
+        def do_GET(self):
+            known = self.headers["Authorization"] == "Basic bWU6YTpi"  # me:a:b
+            self.send_response(200 if known and self.path == "/simple/thing/" else 404)
+            self.end_headers()
+            self.wfile.write(b"<a href='../../thing-1.0.tar.gz'>")
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Guarded) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://me:a%3Ab@127.0.0.1:{server.server_port}"
+        monkeypatch.setenv("PIP_INDEX_URL", f"{address}/simple")
+        assert sources.link("thing", "1.0") == f"{address}/thing-1.0.tar.gz"
+        server.shutdown()
+
+
+def test_an_index_that_does_not_answer_is_given_up(index, monkeypatch):
+    monkeypatch.setattr(sources, "PATIENCE", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{silent.getsockname()[1]}/simple")
+        assert "/index/thing/" in sources.link("thing", "1.0")
+
+
 def test_the_source_that_the_launcher_is_made_of_is_locked():
     version, hashes = sources.locked("zstandard")
     assert version
@@ -72,3 +114,13 @@ def test_the_lock_has_the_hash_of_the_source_too(index, monkeypatch):
     assert (
         entries == "other==2 \\\n    --hash=sha256:ef\nthing==1.0 \\\n    --hash=sha256:ab \\\n    --hash=sha256:cd\n"
     )
+
+
+def test_a_source_that_the_index_tells_no_hash_of_is_not_locked(index, monkeypatch):
+    monkeypatch.setattr(lock, "SOURCES", ("thing",))
+    monkeypatch.setattr(lock, "resolved", lambda python: {("thing", "1.0"): "cd"})
+    monkeypatch.setattr(lock, "link", lambda name, version: "https://index/thing-1.0.tar.gz")
+    monkeypatch.setattr(lock, "LOCK", index / "new")
+    monkeypatch.setattr(sys, "argv", ["lock.py"])
+    with pytest.raises(ValueError, match=r"tells no SHA-256 of the source of thing 1\.0"):
+        lock.main()

@@ -101,6 +101,8 @@ def main() -> int:
     for package in found:
         if package[0] in SOURCES:
             found[package]["source"] = link(*package).partition("#sha256=")[2]
+            if not found[package]["source"]:
+                raise ValueError(f"the package index tells no SHA-256 of the source of {' '.join(package)}")
     LOCK.write_text(text_of(found), "utf-8")
     return 0
 

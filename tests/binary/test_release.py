@@ -67,9 +67,10 @@ def test_the_bill_of_materials_is_one_and_names_what_is_in_the_binary(release, b
     assert (versions["PyInstaller"], versions["Zig"]) == (metadata.version("pyinstaller"), metadata.version("ziglang"))
     # Whatever lies in the folder: as a library of the system, or within a package's folder.
     (folder,) = cllm.cache.glob("*/_internal")
-    for path in folder.glob("*.dist-info"):
-        assert path.name.removesuffix(".dist-info").rpartition("-")[0] in {name.replace("-", "_") for name in versions}
+    assert {one.name: one.version for one in metadata.distributions(path=[str(folder)])}.items() <= versions.items()
     assert {"libstdc++.so.6", "libgomp.so.1.0.0"} <= versions.keys()
+    inside = {part["name"]: {one["name"] for one in part.get("components", ())} for part in bill["components"]}
+    assert {name for name, names in inside.items() if "pyo3" in names} == {"tokenizers", "pydantic_core", "safetensors"}
 
 
 def test_every_part_has_a_version_and_a_licence_whose_text_is_there(release, bill):

@@ -12,20 +12,27 @@ from __future__ import annotations
 import argparse
 import gzip
 import hashlib
+import json
+import os
+import platform
 import shutil
+import subprocess
 import sys
 import tarfile
 import tempfile
 from pathlib import Path
 
 import cllm_cli
-from tools.binary.__main__ import ROOT, build, name_of_binary, run
+from tools.binary.__main__ import ROOT, build, name_of_binary
 from tools.make_man import write as write_man_page
 from tools.release.bundled import bill_of_materials, licences_of, parts_of
 from tools.release.wheels import build_distributions, with_kernels
 from tools.sources import unpacked
 
 PACKAGE = "_internal/cllm_cli"  # in the folder that the binary unpacks
+MADE = {"compiled", "__pycache__"}
+BINARY_HELP = """what tools.binary has made of this source in this environment: modules and the versions of Python and
+packages are compared; launcher, bootloader and libraries of the system are not"""
 
 
 def archive(folder: Path, target: Path) -> None:
@@ -55,20 +62,30 @@ def checksums(folder: Path) -> str:
 
 
 def tree_of(binary: Path, work: Path) -> Path:
-    """The folder that a binary unpacks, below `work`. Raises ValueError where it is of another source than this."""
-    run(binary.resolve(), "--version", CLLM_CACHE_DIR=str(work / "unpacked"))
-    tree = next((work / "unpacked").glob("binary/*/cllm")).parent
-    for source in sorted((ROOT / "cllm_cli").rglob("*.py")):
-        other = tree / PACKAGE / source.relative_to(ROOT / "cllm_cli")
-        if not other.is_file() or other.read_bytes() != source.read_bytes():
-            raise ValueError(f"{binary} is not of this source: {source} is different in it, or missing")
-    return tree
+    """The folder that a binary unpacks, below `work`. Raises ValueError where it is of another source or Python."""
+    variables = {**os.environ, "CLLM_CACHE_DIR": str(work / "unpacked")}
+    command = [binary.resolve(), "--version", "--json"]
+    said = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=variables).stdout
+    found = [program.parent for program in (work / "unpacked").glob("binary/*/cllm")]
+    if len(found) != 1:
+        raise ValueError(f"{binary} --version has unpacked {len(found)} folders of a program")
+    here, there = ROOT / "cllm_cli", found[0] / PACKAGE
+    # Its compiled kernels are looked at when they are run, and __pycache__ only beside a source.
+    inside = [path for path in there.rglob("*") if path.is_file() and not MADE & set(path.relative_to(there).parts)]
+    names = {path.relative_to(there) for path in inside} | {path.relative_to(here) for path in here.rglob("*.py")}
+    for name in sorted(names):
+        one, other = here / name, there / name
+        if not (one.is_file() and other.is_file() and one.read_bytes() == other.read_bytes()):
+            raise ValueError(f"{binary} is not of this source: {name} is different, or in one of them alone")
+    if (python := json.loads(said)["python"]) != platform.python_version():
+        raise ValueError(f"{binary} has Python {python}, and this is {platform.python_version()}")
+    return found[0]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=ROOT / "dist")
-    parser.add_argument("--binary", type=Path)
+    parser.add_argument("--binary", type=Path, metavar="FILE", help=BINARY_HELP)
     options = parser.parse_args()
     out: Path = options.out
     if out.exists() and any(out.iterdir()):

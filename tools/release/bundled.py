@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import platform
 import re
 import subprocess
@@ -13,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 
 import ziglang
-from cyclonedx.factory.license import LicenseFactory
+from cyclonedx.contrib.license.factories import LicenseFactory
 from cyclonedx.model import HashAlgorithm, HashType
 from cyclonedx.model.bom import Bom
 from cyclonedx.model.component import Component, ComponentType
@@ -24,7 +25,10 @@ import cllm_cli
 
 LICENCE = re.compile(r"(LICEN[CS]E|COPYING|NOTICE|AUTHORS)", re.IGNORECASE)
 OURS = "cllm"
-APACHE = Path(__file__).parents[2] / "LICENSE"  # some packages name this licence and bring no text
+APACHE = Path(__file__).parents[2] / "LICENSE"  # as it is for everybody, with nobody's name in it
+NO_TEXT = "Apache-2.0, of which the package brings no text"
+# What a package says, and what is so by its repository and the bill of materials in its wheel.
+MEANT = {("tokenizers", "Apache Software License"): "Apache-2.0"}
 DOCUMENTS = Path("/usr/share/doc")  # where Debian has the licence of each of its packages
 BOOTLOADER = "GPL-2.0-or-later WITH Bootloader-exception"
 
@@ -41,12 +45,13 @@ class Part:
     type: ComponentType = ComponentType.LIBRARY
     purl: PackageURL | None = None
     hashes: list[HashType] = field(default_factory=list)
+    inside: list[Part] = field(default_factory=list)  # what is compiled into it or lies beside it, without texts
 
 
 def parts_of(tree: Path, zstandard: Path) -> list[Part]:
     """All of them: `tree` is the folder that the binary unpacks, `zstandard` that of the package's sources.
 
-    Raises LookupError and OSError where something's licence is not found.
+    Raises LookupError and OSError where something's licence is not found, ValueError where a package is another here.
     """
     found = [*_compiled_in(zstandard), *map(_package, packages(tree)), *map(_library, libraries(tree))]
     for part in found:
@@ -56,10 +61,16 @@ def parts_of(tree: Path, zstandard: Path) -> list[Part]:
 
 
 def packages(tree: Path) -> list[metadata.Distribution]:
-    """The Python packages that something of is in the folder."""
-    names = {entry.name.split(".")[0] for entry in (tree / "_internal").iterdir()}
+    """The Python packages that something of is in the folder. Raises ValueError where they are not those of here."""
+    inside = tree / "_internal"
+    names = {entry.name.split(".")[0] for entry in inside.iterdir()}
     owners = metadata.packages_distributions()
     found = {owner for name in names for owner in owners.get(name, ())} - {OURS}
+    here = {name: metadata.version(name) for name in found}
+    brought = {package.name: package.version for package in metadata.distributions(path=[str(inside)])}
+    if here != brought:
+        other = sorted(f"{name} {version}" for name, version in here.items() ^ brought.items())
+        raise ValueError(f"the packages of the binary are not those of this environment: {', '.join(other)}")
     return [metadata.distribution(name) for name in sorted(found, key=str.lower)]
 
 
@@ -73,26 +84,14 @@ def libraries(tree: Path) -> list[Path]:
 
 def bill_of_materials(parts: Iterable[Part], binary: Path) -> str:
     """CycloneDX 1.6 in JSON."""
-    licences = LicenseFactory()
     root = Component(
         name=OURS,
         version=cllm_cli.__version__,
         type=ComponentType.APPLICATION,
-        licenses=[licences.make_from_string("Apache-2.0")],
+        licenses=[LicenseFactory().make_from_string("Apache-2.0")],
         hashes=[_hash_of(binary)],
     )
-    components = [
-        Component(
-            name=part.name,
-            version=part.version,
-            type=part.type,
-            description=part.description or None,
-            purl=part.purl,
-            licenses=[licences.make_from_string(part.licence)],
-            hashes=part.hashes,
-        )
-        for part in parts
-    ]
+    components = [_component(part) for part in parts]
     bom = Bom(components=components)
     bom.metadata.component = root
     for component in components:
@@ -102,10 +101,12 @@ def bill_of_materials(parts: Iterable[Part], binary: Path) -> str:
 
 
 def licences_of(parts: Iterable[Part]) -> str:
-    """The text of every licence."""
+    """The text of every licence; the name alone, of what is inside of a package."""
     rule = "=" * 100
     return "\n".join(
-        f"{rule}\n{part.name} {part.version}: {name}\n{rule}\n\n{text}\n" for part in parts for name, text in part.texts
+        f"{rule}\n{part.name} {part.version}: {name}\n{rule}\n\n{text}\n"
+        for part in parts
+        for name, text in [*part.texts, *_names_inside(part)]
     )
 
 
@@ -145,9 +146,45 @@ def _package(package: metadata.Distribution) -> Part:
     told = package.metadata.get("License-Expression") or package.metadata.get("License") or ""
     named = [line for line in package.metadata.get_all("Classifier", []) if line.startswith("License :: ")]
     said = told if told and "\n" not in told else " AND ".join(line.rpartition(" :: ")[2] for line in named)
-    texts = _texts(package) or ([_text(APACHE)] if "Apache" in said else [])
+    said = MEANT.get((package.name, said), said)
+    texts = _texts(package) or ([(NO_TEXT, _text(APACHE)[1])] if said == "Apache-2.0" else [])
     purl = PackageURL("pypi", None, package.name.lower(), package.version)
-    return Part(package.name, package.version, said, texts, purl=purl)
+    return Part(package.name, package.version, said, texts, purl=purl, inside=_inside(package))
+
+
+def _inside(package: metadata.Distribution) -> list[Part]:
+    """What the bills of materials that a wheel brings name besides itself."""
+    files = [file for file in package.files or () if "sboms" in file.parts and file.suffix == ".json"]
+    bills = [json.loads(Path(str(package.locate_file(file))).read_text("utf-8")) for file in files]
+    found = []
+    for one in (component for bill in bills for component in bill.get("components", ())):
+        purl = PackageURL.from_string(one["purl"]) if "purl" in one else None
+        each = [
+            said.get("expression") or said["license"].get("id") or said["license"]["name"]
+            for said in one.get("licenses", ())
+        ]
+        if purl is None or (purl.type, purl.name) != ("pypi", package.name):
+            found.append(Part(one["name"], one.get("version", ""), " AND ".join(each), [], purl=purl))
+    return sorted(found, key=lambda part: (part.name, part.version))
+
+
+def _names_inside(part: Part) -> list[tuple[str, str]]:
+    """The licences of what is inside of a package, as a text."""
+    lines = [f"{one.name} {one.version}: {one.licence or 'its licence is not named'}\n" for one in part.inside]
+    return [("what its bill of materials has inside, by names of licences", "".join(lines))] if lines else []
+
+
+def _component(part: Part) -> Component:
+    return Component(
+        name=part.name,
+        version=part.version,
+        type=part.type,
+        description=part.description or None,
+        purl=part.purl,
+        licenses=[LicenseFactory().make_from_string(part.licence)] if part.licence else (),
+        hashes=part.hashes,
+        components=map(_component, part.inside),
+    )
 
 
 def _library(path: Path) -> Part:
