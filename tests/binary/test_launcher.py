@@ -12,6 +12,7 @@ import resource
 import shutil
 import struct
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -596,8 +597,11 @@ def test_a_start_says_that_it_waits_for_one_that_unpacks(small):
     handle = os.open(small.cache / "lock", os.O_RDWR)
     fcntl.flock(handle, fcntl.LOCK_EX)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": small.environment()}
+    release = threading.Timer(10, os.close, [handle])  # also where it says nothing
+    release.start()
     with subprocess.Popen([small.program], **pipes) as process:
         assert process.stderr.readline() == "waiting for another cllm that unpacks\n"
+        release.cancel()
         os.close(handle)
         assert process.communicate()[0].endswith("|\none\n")
 
@@ -608,6 +612,16 @@ def test_a_start_from_a_whole_tree_does_not_wait(small):
     fcntl.flock(handle, fcntl.LOCK_EX)
     assert small().stderr == ""
     os.close(handle)
+
+
+def test_a_tree_that_is_being_removed_is_not_used(small):
+    small()
+    there = only_tree(small)
+    old = os.open(there / ".lock", os.O_RDWR)
+    fcntl.flock(old, fcntl.LOCK_EX)
+    small()
+    assert (there / ".lock").stat().st_ino != os.fstat(old).st_ino
+    os.close(old)
 
 
 @pytest.mark.parametrize(
