@@ -1,7 +1,8 @@
 """The files that the single-file binary has unpacked, each against the list that came with them.
 
 `.manifest` in the unpacked folder has a line for every other file: its SHA-256, its size in bytes and its path within
-the folder, with a space between them. Files that are not in it could be loaded as well, so they are told of too.
+the folder, with a space between them. Files that are not in it could be loaded as well, so they are told of too, but
+for the empty one that running programs lock.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 MANIFEST = ".manifest"
+LOCK = ".lock"
 LINE = re.compile(r"(?P<sha256>[0-9a-f]{64}) (?P<size>[0-9]+) (?P<path>[^\n]+)")
 
 
@@ -23,7 +25,7 @@ def damage(folder: Path) -> Iterator[str]:
     except OSError as error:
         yield f"{MANIFEST}: {error.strerror}"
         return
-    listed = {MANIFEST}
+    listed = {MANIFEST, LOCK}
     for line in text.splitlines():
         found = LINE.fullmatch(line)
         if not found or not _is_within(found["path"]):
@@ -32,7 +34,7 @@ def damage(folder: Path) -> Iterator[str]:
         listed.add(str(PurePosixPath(found["path"])))
         if wrong := _difference(folder, found["path"], int(found["size"]), found["sha256"]):
             yield f"{found['path']}: {wrong}"
-    if len(listed) == 1:
+    if not text:
         yield f"{MANIFEST}: it is empty"
     for path in sorted(_files(folder) - listed):
         yield f"{path}: it was not packed"

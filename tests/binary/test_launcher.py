@@ -7,10 +7,12 @@ import errno
 import fcntl
 import hashlib
 import os
+import pty
 import resource
 import shutil
 import struct
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -19,7 +21,8 @@ from binary.conftest import Caller
 
 zstandard = pytest.importorskip("zstandard")
 
-OPEN, FLOCK, RENAMEAT, LINKAT, RENAMEAT2 = 2, 73, 264, 265, 316  # the numbers of the system's calls on x86-64
+# The numbers of the system's calls on x86-64.
+OPEN, CLOSE, FLOCK, RENAMEAT, LINKAT, RENAMEAT2, STATX = 2, 3, 73, 264, 265, 316, 332
 PROGRAM = '#!/bin/sh\necho "$CLLM_BINARY|${0%/*}|$*"; read line < "${0%/*}/deep/er/text"; echo "$line"\n'
 
 
@@ -112,6 +115,22 @@ def alone(small, script, prepare=None):
     return done
 
 
+def hiding_temporary_folders(prepare):
+    """For `preexec_fn`: prepares, and then /tmp and /var/tmp are empty. What is to run is opened before."""
+    if os.geteuid() != 0:
+        pytest.skip("only root mounts")
+    system = ctypes.CDLL(None)
+
+    def hide():
+        assert system.unshare(0x20000) == 0  # CLONE_NEWNS
+        assert system.mount(b"none", b"/", None, 0x44000, None) == 0  # MS_REC | MS_PRIVATE
+        for place in (b"/tmp", b"/var/tmp"):
+            assert system.mount(b"none", place, b"tmpfs", 0, None) == 0
+        prepare()
+
+    return hide
+
+
 def only_tree(small):
     (tree,) = (entry for entry in small.cache.iterdir() if entry.is_dir())
     return tree
@@ -200,21 +219,27 @@ def test_sizes_that_cannot_be_are_told_of(small):
 
 
 def test_what_a_killed_one_left_is_removed(small):
-    left = small.cache / ".cllm-0"
+    left = small.cache / ".cllm-unpacking-0"
     (left / "half").mkdir(parents=True)
     (left / "half" / "file").write_text("x")
-    small.cache.chmod(0o700)
     small()
     assert not left.exists()
 
 
 def test_what_others_keep_beside_it_stays(small, tmp_path):
-    for name in ("results", "new", "0" * 32):
-        (tmp_path / "project" / "binary" / name).mkdir(parents=True)
-        (tmp_path / "project" / "binary" / name / "file").write_text("mine")
+    place = tmp_path / "project" / "binary"
+    folders = ["results", "new", "0" * 32, ".cllm-0", ".cllm-unpacking-", ".cllm-unpacking-old", ".cllm-unpacking-1x"]
+    for name in folders:
+        (place / name).mkdir(parents=True)
+        (place / name / "file").write_text("mine")
+    files = [".cllm-notes.txt", ".cllm-unpacking-7"]
+    for name in files:
+        (place / name).write_text("mine")
+    place.chmod(0o755)
     small(CLLM_CACHE_DIR=str(tmp_path / "project"))
-    for name in ("results", "new", "0" * 32):
-        assert (tmp_path / "project" / "binary" / name / "file").read_text() == "mine"
+    for name in (*files, *(f"{name}/file" for name in folders)):
+        assert (place / name).read_text() == "mine"
+    assert place.stat().st_mode & 0o777 == 0o755
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root makes what belongs to another")
@@ -237,7 +262,7 @@ def test_other_versions_are_removed_unless_they_run(launcher, tree, tmp_path):
     old = only_tree(first)
     (tree / "cllm").write_text(PROGRAM + "# another version\n")
     second = packed(launcher, tree, tmp_path, "second")
-    handle = os.open(old, os.O_RDONLY)
+    handle = os.open(old / ".lock", os.O_RDONLY)
     fcntl.flock(handle, fcntl.LOCK_SH)  # as the running program does
     second()
     assert old.is_dir()
@@ -256,7 +281,7 @@ def test_a_running_program_holds_the_lock(launcher, tree, tmp_path):
         [small.program], env=small.environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
         assert process.stdout.readline() == b"here\n"
-        handle = os.open(only_tree(small), os.O_RDONLY)
+        handle = os.open(only_tree(small) / ".lock", os.O_RDWR)
         with pytest.raises(BlockingIOError):
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         process.stdin.close()
@@ -318,6 +343,7 @@ def test_where_nothing_runs_it_says_so(small, tmp_path):
     done = small(code=1, TMPDIR=str(tmp_path))
     assert done.stderr.startswith(f"error: {small.home}/.cache/cllm/binary/")
     assert "the C library (glibc) that it needs" in done.stderr
+    assert "hint: it runs on systems with glibc" in done.stderr
     assert len([*tmp_path.glob("cllm-*")]) == 0  # no other place was tried
 
 
@@ -338,7 +364,7 @@ def test_what_runs_from_a_damaged_tree_goes_on_while_it_is_replaced(launcher, tr
         assert done.stdout == b"here\none\n", done.stderr
         assert there.stat().st_ino != os.fstat(old).st_ino
         assert (there / "empty").is_file()
-        assert sorted(os.listdir(old)) == [".manifest", "a name with spaces", "cllm", "deep"]  # noqa: PTH208  # of what is open
+        assert sorted(os.listdir(old)) == [".lock", ".manifest", "a name with spaces", "cllm", "deep"]  # noqa: PTH208  # of what is open
         assert running.communicate()[0] == "one\n"
     os.close(old)
     (tree / "cllm").write_text("#!/bin/sh\n")
@@ -391,7 +417,10 @@ def test_the_memory_of_a_failure_is_given_back(small, mount):
 
 def test_too_little_memory_is_not_called_damage(small):
     done = alone(small, "ulimit -v 40000; exec /mnt/small")
-    assert done.stderr.splitlines()[0] == "error: /mnt/home/.cache/cllm: not enough memory"
+    assert done.stderr.splitlines() == [
+        "error: /mnt/home/.cache/cllm: not enough memory",
+        "hint: free some, or raise the limit (ulimit -v, control group)",
+    ]
 
 
 def test_where_no_program_runs_nothing_is_left_and_the_next_folder_is_used(small, mount):
@@ -455,7 +484,7 @@ def test_a_file_system_that_does_not_tell_what_a_name_is_of(small, mount, tmp_pa
         pytest.skip("no mkfs.ext2")
     subprocess.run([maker, "-q", "-O", "^filetype", image], check=True)
     place = mount("loop", "ext2", image)
-    left = place / "binary" / ".cllm-7"
+    left = place / "binary" / ".cllm-unpacking-7"
     (left / "deep" / "er").mkdir(parents=True)
     (left / "deep" / "er" / "text").write_text("x")
     (place / "binary").chmod(0o700)
@@ -470,6 +499,156 @@ def test_a_file_that_may_not_be_read_is_not_called_damaged(small):
         f"error: {small.program}: Permission denied",
         "hint: it has to be a file that you may read",
     ]
+
+
+def test_on_an_old_system_it_names_the_one_that_it_needs(small):
+    refuse = refusing(STATX, errno.ENOSYS)
+    done = subprocess.run([small.program], preexec_fn=refuse, capture_output=True, text=True, check=False)
+    assert done.stderr.splitlines() == [
+        f"error: {small.program}: the system is too old",
+        "hint: it needs Linux 4.11 or later",
+    ]
+
+
+def test_too_large_an_environment_is_told_of(small):
+    said = small(LD_LIBRARY_PATH="x" * 131_000, code=1).stderr  # one variable may have 131,072 characters
+    assert "the arguments and the environment are too large" in said
+    assert "hint: give it fewer of them" in said
+
+
+def test_without_proc_nothing_runs_and_it_says_why(small):
+    done = alone(small, "cd /mnt && mount -t tmpfs none /proc && exec ./small")
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        "error: /proc/self/exe: No such file or directory",
+        "hint: it needs /proc to be mounted",
+    ]
+
+
+def test_in_a_user_namespace_it_does_not_run_what_another_user_has_unpacked(small):
+    trap = (
+        "chmod 755 /mnt; mkdir /mnt/trap; chown 2000 /mnt/trap; "
+        "CLLM_CACHE_DIR=/mnt/trap setpriv --reuid=2000 --clear-groups /mnt/small > /mnt/said || exit 78;"
+        "chmod -R go+rX /mnt/trap; "
+    )
+    done = alone(small, trap + "cat /mnt/said; CLLM_CACHE_DIR=/mnt/trap unshare --user /mnt/small || exit 77")
+    assert [line.split("|")[1].rsplit("/", 1)[0] for line in done.stdout.splitlines()[::2]] == [
+        "/mnt/trap/binary",
+        "/mnt/home/.cache/cllm/binary",
+    ]
+
+
+def test_where_the_root_folder_is_another_users_it_says_so(small):
+    other = (
+        "chmod 755 /mnt; chown -R 2000 /mnt/home; setpriv --reuid=2000 --clear-groups unshare --user --map-root-user"
+    )
+    done = alone(small, f"{other} true || exit 77; {other} /mnt/small")
+    assert done.stderr.splitlines() == [
+        "error: /mnt/home/.cache/cllm: the root folder is neither root's nor yours, as in a user namespace",
+        "hint: run it outside of that, or where the root folder is your own (a container)",
+    ]
+
+
+def test_a_tree_of_roots_is_used_where_nobody_else_can_write(small):
+    make = "chmod 755 /mnt; mkdir /mnt/image; CLLM_CACHE_DIR=/mnt/image /mnt/small; chmod -R go+rX /mnt/image; "
+    use = "CLLM_CACHE_DIR=/mnt/image setpriv --reuid=2000 --clear-groups /mnt/small"
+    first, _, second, _ = alone(small, make + use).stdout.splitlines()
+    assert second == first
+    own = "mkdir /mnt/own; chown 2000 /mnt/own; chmod o+w /mnt/image/binary/*/empty; HOME=/mnt/own "
+    said = alone(small, make + own + use).stdout.splitlines()[2]
+    assert said.split("|")[1].startswith("/mnt/own/.cache/cllm/binary/")
+
+
+def test_a_closed_folder_of_a_tree_is_unpacked_anew(small):
+    user = "setpriv --reuid=2000 --clear-groups /mnt/small"
+    make = f"chmod 755 /mnt; chown 2000 /mnt/home; {user}; cd /mnt/home/.cache/cllm/binary; "
+    for closed in ("*/deep", "*/deep/er", "[0-9a-f]*"):
+        done = alone(small, f"{make} chmod 0 {closed}; {user}; ls -A")
+        assert done.stdout.splitlines()[1] == done.stdout.splitlines()[3] == "one", done.stderr
+        assert len(done.stdout.splitlines()) == 6, done.stdout  # the lock and the tree
+
+
+def test_what_closing_a_file_tells_is_heard(small):
+    handle = os.open(small.program, os.O_RDONLY)
+    done = subprocess.run(
+        [f"/proc/self/fd/{handle}"],
+        env=small.environment(HOME="/tmp/home"),
+        pass_fds=[handle],
+        preexec_fn=hiding_temporary_folders(refusing(CLOSE, errno.EDQUOT)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    os.close(handle)
+    assert done.stderr.splitlines()[0] == "error: /tmp/home/.cache/cllm: no space left to unpack into"
+
+
+def test_the_limit_of_the_stack_stays(launcher, tree, tmp_path):
+    (tree / "cllm").write_text("#!/bin/sh\nulimit -Ss\n")
+    small = packed(launcher, tree, tmp_path, "small")
+    _, most = resource.getrlimit(resource.RLIMIT_STACK)
+    limit = lambda: resource.setrlimit(resource.RLIMIT_STACK, (2 << 20, most))  # noqa: E731
+    assert subprocess.check_output([small.program], env=small.environment(), preexec_fn=limit) == b"2048\n"
+
+
+def test_a_start_says_that_it_waits_for_one_that_unpacks(small):
+    small()
+    (only_tree(small) / "empty").unlink()
+    handle = os.open(small.cache / "lock", os.O_RDWR)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": small.environment()}
+    release = threading.Timer(10, os.close, [handle])  # also where it says nothing
+    release.start()
+    with subprocess.Popen([small.program], **pipes) as process:
+        assert process.stderr.readline() == "waiting for another cllm that unpacks\n"
+        release.cancel()
+        os.close(handle)
+        assert process.communicate()[0].endswith("|\none\n")
+
+
+def test_a_start_from_a_whole_tree_does_not_wait(small):
+    small()
+    handle = os.open(small.cache / "lock", os.O_RDWR)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    subprocess.run([small.program], env=small.environment(), check=True, timeout=10)
+    os.close(handle)
+
+
+def test_a_tree_that_is_being_removed_is_not_used(small):
+    small()
+    there = only_tree(small)
+    old = os.open(there / ".lock", os.O_RDWR)
+    fcntl.flock(old, fcntl.LOCK_EX)
+    small()
+    assert (there / ".lock").stat().st_ino != os.fstat(old).st_ino
+    os.close(old)
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("xterm", b"unpacking cllm, once\r\x1b[K"),
+        ("dumb", b"unpacking cllm, once\r\n"),
+        ("", b"unpacking cllm, once\r\n"),
+    ],
+)
+def test_a_terminal_is_told_in_its_words(small, kind, said):
+    ours, theirs = pty.openpty()
+    subprocess.run([small.program], env=small.environment(TERM=kind), stderr=theirs, check=True)
+    assert os.read(ours, 1000) == said
+    os.close(ours)
+    os.close(theirs)
+
+
+def test_a_folder_that_was_passed_over_is_let_go(launcher, tree, tmp_path, mount):
+    (tree / "cllm").write_text("#!/bin/sh\nfor link in /proc/$$/fd/*; do readlink $link; done\n")
+    small = packed(launcher, tree, tmp_path, "small")
+    place = mount("size=8m")
+    small(CLLM_CACHE_DIR=str(place), PATH=os.environ["PATH"])
+    subprocess.run(["mount", "-o", "remount,noexec", place], check=True)
+    said = small(CLLM_CACHE_DIR=str(place), PATH=os.environ["PATH"]).stdout
+    assert f"{only_tree(small)}/.lock" in said.splitlines()
+    assert str(place) not in said
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root makes what belongs to another")

@@ -6,7 +6,7 @@ import hashlib
 
 import pytest
 
-from cllm_cli.checks.unpacked import MANIFEST, damage
+from cllm_cli.checks.unpacked import LOCK, MANIFEST, damage
 
 FILES = {"cllm": b"program", "lib/a b.so": b"library" * 1000, "lib/empty": b""}
 
@@ -20,6 +20,7 @@ def tree(tmp_path):
         (tmp_path / path).write_bytes(content)
         lines.append(f"{hashlib.sha256(content).hexdigest()} {len(content)} {path}\n")
     (tmp_path / MANIFEST).write_text("".join(lines), "utf-8")
+    (tmp_path / LOCK).touch()
     return tmp_path
 
 

@@ -77,6 +77,8 @@ def build_launcher(work: Path) -> bytes:
     """The program in front, linked with nothing but the zstd library, whose source the package `zstandard` brings."""
     library = unpacked("zstandard", work) / "zstd" / "zstd.c"
     options = ("-target", "x86_64-linux-musl", "-O", "ReleaseFast", "-fstrip", "-fsingle-threaded", "-lc")
+    # Zig would raise the limit of the stack to this size, also for the program that is started.
+    options += ("--stack", "0")
     caches = ("--cache-dir", work / "zig", "--global-cache-dir", work / "zig")
     target = work / "launcher"
     run(

@@ -1,40 +1,48 @@
-//! Whether a folder is the user's alone: what lies in it will run.
+//! Whether nobody else can write to a folder: what lies in it will run.
 //!
 //! Whoever can write to a folder can put another one in place of what it holds, so every folder on the way is looked at
-//! as well, and none is made below one that does not pass. cllm_cli/kernels/private.py decides by the same rules.
+//! as well, and none is made below one that does not pass. cllm_cli/kernels/private.py decides about the way by the same
+//! rules.
 
 const std = @import("std");
 const linux = std.os.linux;
 const system = @import("system.zig");
 
 const Failure = system.Failure;
+const done = system.done;
 const Path = system.Path;
 
-/// Opens a folder, which is made where it is not there, and closes it to everybody else.
-pub fn open_private(asked: Path) Failure!linux.fd_t {
+/// Opens a folder, which is made for the user alone where it is not there; one that is there keeps its mode.
+pub fn open_safe(asked: Path) Failure!linux.fd_t {
     try check_way(asked, .make);
     const folder = try system.handle(linux.open(asked, .{ .DIRECTORY = true, .CLOEXEC = true }, 0));
     errdefer system.close(folder);
-    try check_way(try true_path(folder, asked), .refuse);
-    const own = try system.own_status(folder);
-    if (own.uid != linux.geteuid() or own.mode & 0o022 != 0) return error.Unsafe;
-    if (own.mode & 0o077 != 0) _ = linux.fchmod(folder, 0o700); // on a read-only file system others go on reading it
+    try check_way(try true_path(folder), .refuse);
+    const found = try system.own_status(folder);
+    if (!is_safe(found)) return error.Unsafe;
+    // Many users can be shown as this one (a user namespace, NFS), but only the owner may set the mode, and only the
+    // owner may open what has none for others.
+    if (found.uid == linux.geteuid() and found.mode & 0o077 != 0)
+        _ = done(linux.fchmod(folder, found.mode & 0o7777)) catch if (system.reason != .ROFS) return error.Unsafe;
     return folder;
 }
 
 /// The path of an open folder without links in it.
-pub fn true_path(folder: linux.fd_t, asked: Path) Failure!Path {
-    var buffer: [linux.PATH_MAX]u8 = undefined;
-    const link = try system.print("/proc/self/fd/{d}", .{folder});
-    const length = system.done(linux.readlink(link, &buffer, buffer.len)) catch return asked; // no /proc
-    return system.print("{s}", .{buffer[0..length]});
+pub fn true_path(folder: linux.fd_t) Failure!Path {
+    return system.link_target(try system.print("/proc/self/fd/{d}", .{folder}));
+}
+
+/// Whether a file or folder is the user's or root's, and nobody else can write to it.
+pub fn is_safe(found: linux.Statx) bool {
+    return (found.uid == linux.geteuid() or found.uid == 0) and found.mode & 0o022 == 0;
 }
 
 /// Fails where others could put another folder in the place of this one, or of one that it is in, or a link.
 fn check_way(path: Path, missing: enum { make, refuse }) Failure!void {
     if (std.mem.findAny(u8, path, ":;$") != null) return error.Unloadable; // LD_LIBRARY_PATH knows no quoting
     var parent: Path = if (path[0] == '/') "/" else ".";
-    if (!is_shielded(try system.status(linux.AT.FDCWD, parent))) return error.Unsafe;
+    if (!is_shielded(try system.status(linux.AT.FDCWD, parent)))
+        return if (path[0] == '/') error.Unmapped else error.Unsafe;
     var end: usize = 0;
     while (end < path.len) {
         end = std.mem.findScalarPos(u8, path, end + 1, '/') orelse path.len;
@@ -54,7 +62,7 @@ fn make_folder(parent: Path, path: Path) Failure!void {
         system.reason = .ACCES;
         return error.System;
     }
-    _ = system.done(linux.mkdir(path, 0o700)) catch |failure| if (system.reason != .EXIST) return failure;
+    _ = done(linux.mkdir(path, 0o700)) catch |failure| if (system.reason != .EXIST) return failure;
 }
 
 /// Whether nobody else can put something in the place of what is in a folder; of a link, whether nobody else has laid it.

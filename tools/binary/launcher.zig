@@ -8,6 +8,7 @@ const std = @import("std");
 const linux = std.os.linux;
 const system = @import("system.zig");
 const Pack = @import("pack.zig").Pack;
+const Tree = @import("tree.zig").Tree;
 const unpacked = @import("tree.zig").unpacked;
 
 const Path = system.Path;
@@ -16,34 +17,50 @@ const Environment = [:null]const ?[*:0]const u8;
 
 const PROGRAM = "cllm"; // within the folder that is unpacked
 const LIBRARIES = "_internal"; // likewise
-const HINT = "set CLLM_CACHE_DIR to a folder of your own that programs can run from, with 500 MB of room";
+
+/// Why something failed, and what to do.
+const Cause = struct {
+    text: []const u8,
+    hint: []const u8 = "set CLLM_CACHE_DIR to a folder of your own that programs can run from, with 700 MB of room",
+};
 
 pub fn main(process: std.process.Init.Minimal) u8 {
     const environment = process.environ.block.slice;
-    const self = own_path(process.args.vector);
-    const pack = Pack.open(self) catch |failure| return switch (failure) {
-        error.Damaged => tell(self, "this file was cut short or is damaged", "fetch it again"),
-        error.OutOfMemory => tell(self, explained(.NOMEM), HINT),
-        else => tell(self, system.words(system.reason), "it has to be a file that you may read"),
-    };
+    const self = system.link_target("/proc/self/exe") catch
+        return tell("/proc/self/exe", .{ .text = system.words(system.reason), .hint = "it needs /proc to be mounted" });
+    const pack = Pack.open() catch |failure| return tell(self, switch (failure) {
+        error.Damaged => .{ .text = "this file was cut short or is damaged", .hint = "fetch it again" },
+        error.OutOfMemory => explained(.NOMEM),
+        else => switch (system.reason) {
+            .ACCES, .PERM => .{ .text = system.words(system.reason), .hint = "it has to be a file that you may read" },
+            else => explained(system.reason),
+        },
+    });
     const mask = linux.syscall1(.umask, 0o077);
     var first: ?Path = null;
-    var first_cause = explained(.NOMEM);
+    var first_cause: Cause = .{ .text = "there is none" };
     for (caches(environment)) |candidate| {
         const cache = candidate orelse continue;
-        const cause = if (unpacked(cache, pack)) |folder| refused: {
+        const cause = if (unpacked(cache, pack)) |tree| refused: {
+            defer system.close(tree.lock);
             _ = linux.syscall1(.umask, mask);
-            const command: [*:null]const ?[*:0]const u8 = @ptrCast(process.args.vector.ptr);
-            const program = print("{s}/" ++ PROGRAM, .{folder}) catch return tell(self, explained(.NOMEM), HINT);
-            const variables = told(environment, self, folder) catch return tell(self, explained(.NOMEM), HINT);
-            const code = linux.errno(linux.execve(program, command, variables));
+            const code = run(tree, process.args.vector, environment, self);
             _ = linux.syscall1(.umask, 0o077);
-            if (code != .ACCES and code != .PERM) return tell(program, explained(code), HINT);
+            if (code != .ACCES and code != .PERM) return tell(tree.path, unstarted(code));
             break :refused explained(code);
         } else |failure| switch (failure) {
-            error.Damaged => return tell(self, "its content does not fit its hash: it is damaged", "fetch it again"),
-            error.Unsafe => "others can write there, or it belongs to another user",
-            error.Unloadable => "its path has a ':', ';' or '$' in it, where the system's loader would not find libraries",
+            error.Damaged => return tell(self, .{
+                .text = "its content does not fit its hash: it is damaged",
+                .hint = "fetch it again",
+            }),
+            error.Unsafe => Cause{ .text = "others can write there, or it belongs to another user" },
+            error.Unmapped => Cause{
+                .text = "the root folder is neither root's nor yours, as in a user namespace",
+                .hint = "run it outside of that, or where the root folder is your own (a container)",
+            },
+            error.Unloadable => Cause{
+                .text = "its path has a ':', ';' or '$' in it, where the system's loader would not find libraries",
+            },
             error.OutOfMemory => explained(.NOMEM),
             error.System => explained(system.reason),
         };
@@ -52,33 +69,50 @@ pub fn main(process: std.process.Init.Minimal) u8 {
             first_cause = cause;
         }
     }
-    return tell(first orelse "no cache folder", first_cause, HINT);
+    return tell(first orelse "a cache folder", first_cause);
 }
 
-fn tell(subject: []const u8, message: []const u8, hint: []const u8) u8 {
-    const text = print("error: {s}: {s}\nhint: {s}\n", .{ subject, message, hint }) catch return 1;
+/// Becomes the program, which goes on holding the lock of its folder. Returns only where that fails.
+fn run(tree: Tree, arguments: []const [*:0]const u8, environment: Environment, self: Path) linux.E {
+    const command: [*:null]const ?[*:0]const u8 = @ptrCast(arguments.ptr);
+    const program = print("{s}/" ++ PROGRAM, .{tree.path}) catch return .NOMEM;
+    const variables = told(environment, self, tree.path) catch return .NOMEM;
+    _ = linux.fcntl(tree.lock, linux.F.SETFD, 0);
+    return linux.errno(linux.execve(program, command, variables));
+}
+
+fn tell(subject: []const u8, cause: Cause) u8 {
+    const text = print("error: {s}: {s}\nhint: {s}\n", .{ subject, cause.text, cause.hint }) catch return 1;
     _ = linux.write(2, text.ptr, text.len);
     return 1;
 }
 
-fn explained(code: linux.E) []const u8 {
+/// Of a program that is there and may be run.
+fn unstarted(code: linux.E) Cause {
     return switch (code) {
-        .ACCES, .PERM => "cannot write there, or not run what is written",
-        .NOSPC, .DQUOT => "no space left to unpack into",
-        .ROFS => "is read-only",
-        .NOLCK, .OPNOTSUPP => "files cannot be locked there",
-        .NOMEM => "not enough memory",
-        .NOENT => "is not there, or the C library (glibc) that it needs is not",
-        .@"2BIG" => "the arguments and the environment are too large",
-        else => system.words(code),
+        .NOENT => .{
+            .text = "the C library (glibc) that it needs is not there",
+            .hint = "it runs on systems with glibc; on others, such as Alpine, install cllm by pip",
+        },
+        .@"2BIG" => .{
+            .text = "the arguments and the environment are too large",
+            .hint = "give it fewer of them, or raise the limit (ulimit -s)",
+        },
+        else => explained(code),
     };
 }
 
-fn own_path(arguments: []const [*:0]const u8) Path {
-    var buffer: [linux.PATH_MAX]u8 = undefined;
-    const length = system.done(linux.readlink("/proc/self/exe", &buffer, buffer.len)) catch
-        return if (arguments.len > 0) std.mem.span(arguments[0]) else PROGRAM;
-    return print("{s}", .{buffer[0..length]}) catch PROGRAM;
+fn explained(code: linux.E) Cause {
+    return switch (code) {
+        .ACCES, .PERM => .{ .text = "cannot write there, or not run what is written" },
+        .NOSPC, .DQUOT => .{ .text = "no space left to unpack into" },
+        .ROFS => .{ .text = "is read-only" },
+        .NOLCK, .OPNOTSUPP => .{ .text = "files cannot be locked there" },
+        .NOMEM => .{ .text = "not enough memory", .hint = "free some, or raise the limit (ulimit -v, control group)" },
+        .NOSYS => .{ .text = "the system is too old", .hint = "it needs Linux 4.11 or later" },
+        .MFILE, .NFILE => .{ .text = system.words(code), .hint = "raise the limit (ulimit -n)" },
+        else => .{ .text = system.words(code) },
+    };
 }
 
 /// The folders that come into question, the best first.

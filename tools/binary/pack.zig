@@ -18,10 +18,9 @@ pub const Pack = struct {
     digest: [32]u8,
     name: Path,
 
-    pub fn open(self: Path) Failure!Pack {
-        // The link leads to the file also where its path no longer does.
-        const file = system.handle(linux.open("/proc/self/exe", .{ .CLOEXEC = true }, 0)) catch
-            try system.handle(linux.open(self, .{ .CLOEXEC = true }, 0));
+    /// Of the running program: the link leads to its file also where its path no longer does.
+    pub fn open() Failure!Pack {
+        const file = try system.handle(linux.open("/proc/self/exe", .{ .CLOEXEC = true }, 0));
         defer system.close(file);
         const size = (try system.own_status(file)).size;
         const start = try system.done(linux.mmap(null, size, .{ .READ = true }, .{ .TYPE = .PRIVATE }, file, 0));

@@ -6,8 +6,8 @@ const linux = std.os.linux;
 pub const Path = [:0]const u8;
 
 /// System: `reason` says why. Damaged: the file is not what was packed. Unsafe: others could change what would run.
-/// Unloadable: the path is one that the system's loader would take apart.
-pub const Failure = error{ System, Damaged, Unsafe, Unloadable, OutOfMemory };
+/// Unmapped: the root folder is another's. Unloadable: the path is one that the system's loader would take apart.
+pub const Failure = error{ System, Damaged, Unsafe, Unmapped, Unloadable, OutOfMemory };
 
 /// Why the last system call failed.
 pub var reason: linux.E = .SUCCESS;
@@ -34,6 +34,12 @@ pub fn is_done(result: usize) bool {
 
 pub fn close(file: linux.fd_t) void {
     _ = linux.close(file);
+}
+
+/// Where a link leads to.
+pub fn link_target(link: Path) error{ System, OutOfMemory }!Path {
+    var buffer: [linux.PATH_MAX]u8 = undefined;
+    return print("{s}", .{buffer[0..try done(linux.readlink(link, &buffer, buffer.len))]});
 }
 
 /// Of what a path leads to from an open folder; of a link itself.

@@ -1,11 +1,13 @@
 //! The folder that the pack is unpacked into: written whole beside the place where it will be, then put there.
 //!
-//! Whoever writes to the cache folder holds the lock of its file `lock`. Whoever runs from a tree holds that of the tree,
-//! and nobody removes it: what has to make room for a new one stays under another name as long.
+//! Whoever writes to the cache folder holds the lock of its file `lock`. Whoever runs from a tree holds that of the file
+//! `.lock` in it, and nobody removes it: what has to make room for a new one stays under another name as long. These are
+//! files, not folders, since what locks a folder on NFS does not reach other machines.
 
 const std = @import("std");
 const linux = std.os.linux;
 const folders = @import("folders.zig");
+const notice = @import("notice.zig");
 const system = @import("system.zig");
 const Contents = @import("pack.zig").Contents;
 const Entry = @import("pack.zig").Entry;
@@ -21,90 +23,90 @@ const print = system.print;
 
 const FOLDER = "binary"; // within the cache
 const MANIFEST = ".manifest"; // the index, for `cllm doctor`
-const UNNAMED = ".cllm-"; // with a number: what is being unpacked, and what was replaced and is in use
-const LOCK = "lock";
+const UNNAMED = ".cllm-unpacking-"; // with a number: what is being unpacked, and what was replaced and is in use
+const LOCK = "lock"; // of the cache
+const TREE_LOCK = ".lock"; // within a tree
 
 const OWN_FOLDER: linux.O = .{ .DIRECTORY = true, .CLOEXEC = true, .NOFOLLOW = true };
 const NEW_FILE: linux.O = .{ .ACCMODE = .WRONLY, .CREAT = true, .EXCL = true, .CLOEXEC = true };
 const OLD_FILE: linux.O = .{ .CLOEXEC = true, .NOFOLLOW = true };
 const LOCK_FILE: linux.O = .{ .ACCMODE = .RDWR, .CREAT = true, .CLOEXEC = true, .NOFOLLOW = true };
+const OLD_LOCK_FILE: linux.O = .{ .ACCMODE = .RDWR, .CLOEXEC = true, .NOFOLLOW = true };
 
 const LOCK_SH = 1;
 const LOCK_EX = 2;
 const LOCK_NB = 4;
 
-/// The path of the folder with everything in it, which this process and what it becomes hold a lock on.
-///
-/// Where nothing can be locked (a read-only file system, some network ones) nothing is written either.
-pub fn unpacked(cache: Path, pack: Pack) Failure!Path {
-    const asked = try print("{s}/" ++ FOLDER, .{cache});
-    const root = try folders.open_private(asked);
+/// A folder with everything in it, which nobody removes as long as the file `lock` is open.
+pub const Tree = struct { path: Path, lock: linux.fd_t };
+
+/// Where nothing can be locked (some network file systems) or written, one that is whole is used.
+pub fn unpacked(cache: Path, pack: Pack) Failure!Tree {
+    const root = try folders.open_safe(try print("{s}/" ++ FOLDER, .{cache}));
     defer close(root);
-    const lock = take_lock(root);
-    const unlocked = system.reason;
-    defer if (lock) |file| close(file);
-    const tree = try whole_tree(root, pack) orelse made: {
-        if (lock == null) {
-            system.reason = unlocked;
-            return error.System;
-        }
-        try unpack(root, pack);
-        break :made try whole_tree(root, pack) orelse {
-            discard(root, pack.name); // a file system that keeps no modes or owners
-            return error.Unsafe;
-        };
-    };
-    _ = linux.flock(tree, LOCK_SH); // stays open; where it fails, that of who would remove the tree fails as well
-    return print("{s}/{s}", .{ try folders.true_path(root, asked), pack.name });
+    const path = try print("{s}/{s}", .{ try folders.true_path(root), pack.name });
+    if (try whole_tree(root, pack)) |lock| return .{ .path = path, .lock = lock };
+    const writing = try take_lock(root);
+    defer close(writing);
+    if (try whole_tree(root, pack)) |lock| return .{ .path = path, .lock = lock }; // who had it has unpacked
+    try unpack(root, pack);
+    if (try whole_tree(root, pack)) |lock| return .{ .path = path, .lock = lock };
+    discard(root, pack.name); // a file system that keeps no modes or owners
+    return error.Unsafe;
 }
 
-/// Waits for the lock of the cache folder. Null where there is none, and then `system.reason` says why.
-fn take_lock(root: linux.fd_t) ?linux.fd_t {
-    const file = handle(linux.openat(root, LOCK, LOCK_FILE, 0o600)) catch read_only: {
-        const why = system.reason;
-        break :read_only handle(linux.openat(root, LOCK, OLD_FILE, 0)) catch {
-            system.reason = why;
-            return null;
-        };
-    };
-    _ = done(linux.flock(file, LOCK_EX)) catch {
-        close(file);
-        return null;
+/// Waits for the lock of the cache folder.
+fn take_lock(root: linux.fd_t) Failure!linux.fd_t {
+    const file = try handle(linux.openat(root, LOCK, LOCK_FILE, 0o600));
+    errdefer close(file);
+    _ = done(linux.flock(file, LOCK_EX | LOCK_NB)) catch |failure| {
+        if (system.reason != .AGAIN) return failure;
+        notice.waiting("waiting for another cllm that unpacks");
+        defer notice.done();
+        _ = try done(linux.flock(file, LOCK_EX));
     };
     return file;
 }
 
-/// The open folder of a pack. Null where it, or a file of it, is not there, not of its size, or not the user's alone.
+/// The lock of a pack's folder. Null where the folder, or a file of it, is not there, not of its size, or not safe.
 fn whole_tree(root: linux.fd_t, pack: Pack) Failure!?linux.fd_t {
-    const tree = handle(linux.openat(root, pack.name, .{ .DIRECTORY = true, .NOFOLLOW = true }, 0)) catch |failure|
-        return if (system.is_missing()) null else failure;
-    errdefer close(tree);
-    if (try is_whole(tree, pack)) return tree;
-    close(tree);
+    const tree = handle(linux.openat(root, pack.name, OWN_FOLDER, 0)) catch |failure|
+        return if (is_damage()) null else failure;
+    defer close(tree);
+    const lock = handle(linux.openat(tree, TREE_LOCK, OLD_FILE, 0)) catch |failure|
+        return if (is_damage()) null else failure;
+    errdefer close(lock);
+    // Where nothing can be locked, who would remove the tree cannot lock it either.
+    const is_removed = if (done(linux.flock(lock, LOCK_SH | LOCK_NB))) |_| false else |_| system.reason == .AGAIN;
+    if (!is_removed and try is_whole(tree, pack)) return lock;
+    close(lock);
     return null;
 }
 
 fn is_whole(tree: linux.fd_t, pack: Pack) Failure!bool {
-    const top = try system.own_status(tree);
-    if (top.uid != linux.geteuid() or top.mode & 0o022 != 0) return false;
-    if (!try is_file(tree, MANIFEST, pack.index.len)) return false;
+    if (!folders.is_safe(try system.own_status(tree))) return false;
+    if (!try is_file(tree, TREE_LOCK, 0) or !try is_file(tree, MANIFEST, pack.index.len)) return false;
     var entries = pack.entries();
     while (try entries.next()) |entry| if (!try is_file(tree, entry.path, entry.size)) return false;
     return true;
 }
 
 fn is_file(tree: linux.fd_t, path: Path, size: u64) Failure!bool {
-    const file = system.status(tree, path) catch |failure| return if (system.is_missing()) false else failure;
-    if (file.mode & linux.S.IFMT != linux.S.IFREG or file.size != size) return false;
-    return file.uid == linux.geteuid() and file.mode & 0o022 == 0;
+    const file = system.status(tree, path) catch |failure| return if (is_damage()) false else failure;
+    return file.mode & linux.S.IFMT == linux.S.IFREG and file.size == size and folders.is_safe(file);
+}
+
+/// Whether the last system call failed since a file or folder of a tree is gone or closed.
+fn is_damage() bool {
+    return system.is_missing() or system.reason == .ACCES;
 }
 
 // ---- unpacking
 
 fn unpack(root: linux.fd_t, pack: Pack) Failure!void {
     if (!pack.is_intact()) return error.Damaged;
-    announce("unpacking cllm, once");
-    defer announce("");
+    notice.working("unpacking cllm, once");
+    defer notice.done();
     remove_unused(root, pack.name);
     const new = try make_unnamed(root);
     errdefer remove(root, new);
@@ -135,9 +137,9 @@ fn put_in_place(root: linux.fd_t, new: Path, name: Path) Failure!void {
 }
 
 fn write_files(folder: linux.fd_t, pack: Pack) Failure!void {
+    close(try handle(linux.openat(folder, TREE_LOCK, LOCK_FILE, 0o600)));
     const manifest = try create(folder, MANIFEST);
-    defer close(manifest);
-    try write_all(manifest, pack.index);
+    try finish(manifest, write_all(manifest, pack.index));
     _ = try done(linux.faccessat(folder, MANIFEST, linux.X_OK, 0)); // fails where nothing runs, before all is written
 
     var contents: Contents = try .open(pack.frame);
@@ -151,13 +153,7 @@ fn write_files(folder: linux.fd_t, pack: Pack) Failure!void {
                 try copy(folder, before.?.path, entry.path); // a file system without links
         } else {
             const file = try create(folder, entry.path);
-            defer close(file);
-            var left = entry.size;
-            while (left > 0) {
-                const part = try contents.next(left);
-                try write_all(file, part);
-                left -= part.len;
-            }
+            try finish(file, write_next(file, &contents, entry.size));
         }
         before = entry;
     }
@@ -175,6 +171,24 @@ fn create(folder: linux.fd_t, path: Path) Failure!linux.fd_t {
     return handle(linux.openat(folder, path, NEW_FILE, 0o500));
 }
 
+/// Closes a file that was written to: some file systems say only then that there was no room.
+fn finish(file: linux.fd_t, written: Failure!void) Failure!void {
+    written catch |failure| {
+        close(file);
+        return failure;
+    };
+    _ = try done(linux.close(file));
+}
+
+fn write_next(file: linux.fd_t, contents: *Contents, size: u64) Failure!void {
+    var left = size;
+    while (left > 0) {
+        const part = try contents.next(left);
+        try write_all(file, part);
+        left -= part.len;
+    }
+}
+
 fn write_all(file: linux.fd_t, bytes: []const u8) Failure!void {
     var rest = bytes;
     while (rest.len > 0) rest = rest[try done(linux.write(file, rest.ptr, rest.len))..];
@@ -184,16 +198,11 @@ fn copy(folder: linux.fd_t, from: Path, to: Path) Failure!void {
     const source = try handle(linux.openat(folder, from, OLD_FILE, 0));
     defer close(source);
     const target = try create(folder, to);
-    defer close(target);
-    while (try done(linux.sendfile(target, source, null, 1 << 30)) > 0) {}
+    try finish(target, send(target, source));
 }
 
-/// On a terminal, a line that the next one takes the place of.
-fn announce(text: []const u8) void {
-    var terminal: linux.termios = undefined;
-    if (!is_done(linux.tcgetattr(2, &terminal))) return;
-    const line = print("\r\x1b[K{s}", .{text}) catch return;
-    _ = linux.write(2, line.ptr, line.len);
+fn send(target: linux.fd_t, source: linux.fd_t) Failure!void {
+    while (try done(linux.sendfile(target, source, null, 1 << 30)) > 0) {}
 }
 
 // ---- removing
@@ -202,31 +211,43 @@ fn announce(text: []const u8) void {
 fn remove_unused(root: linux.fd_t, kept: Path) void {
     var names: Names = .init(root);
     while (names.next()) |name| {
-        const left = std.mem.startsWith(u8, name, UNNAMED);
-        if (left or (is_ours(root, name) and !std.mem.eql(u8, name, kept))) discard(root, name);
+        const is_old = is_unpacked(root, name) and !std.mem.eql(u8, name, kept);
+        if (is_old or is_unnamed(root, name)) discard(root, name);
     }
 }
 
-/// Whether a folder has the name and the manifest that an unpacked one has: what else lies there is somebody's.
-fn is_ours(root: linux.fd_t, name: Path) bool {
+// What else lies there is somebody's.
+
+fn is_unnamed(root: linux.fd_t, name: Path) bool {
+    if (!std.mem.startsWith(u8, name, UNNAMED) or name.len == UNNAMED.len) return false;
+    if (std.mem.findNone(u8, name[UNNAMED.len..], "0123456789") != null) return false;
+    const found = system.status(root, name) catch return false;
+    return found.mode & linux.S.IFMT == linux.S.IFDIR;
+}
+
+/// Whether a folder has the name and the manifest that an unpacked one has.
+fn is_unpacked(root: linux.fd_t, name: Path) bool {
     if (name.len != 32 or std.mem.findNone(u8, name, "0123456789abcdef") != null) return false;
     const folder = handle(linux.openat(root, name, OWN_FOLDER, 0)) catch return false;
     defer close(folder);
     return if (system.status(folder, MANIFEST)) |_| true else |_| false;
 }
 
-/// Removes a folder with everything in it, unless a process runs from it.
+/// Removes a folder with everything in it, unless a process runs from it; also a file that has its name.
 fn discard(root: linux.fd_t, name: Path) void {
-    const folder = handle(linux.openat(root, name, OWN_FOLDER, 0)) catch return remove(root, name);
+    const folder = opened(root, name) catch return remove(root, name);
     defer close(folder);
-    if (is_done(linux.flock(folder, LOCK_EX | LOCK_NB))) remove(root, name);
+    const lock = handle(linux.openat(folder, TREE_LOCK, OLD_LOCK_FILE, 0)) catch
+        return if (system.is_missing()) remove(root, name); // it was not written to the end
+    defer close(lock);
+    if (is_done(linux.flock(lock, LOCK_EX | LOCK_NB))) remove(root, name);
 }
 
 /// Removes a file, or a folder and everything in it, as far as it can.
 fn remove(parent: linux.fd_t, name: Path) void {
     const before = system.reason;
     defer system.reason = before;
-    const folder = handle(linux.openat(parent, name, OWN_FOLDER, 0)) catch {
+    const folder = opened(parent, name) catch {
         _ = linux.unlinkat(parent, name, 0);
         return;
     };
@@ -234,6 +255,14 @@ fn remove(parent: linux.fd_t, name: Path) void {
     while (names.next()) |inner| remove(folder, inner);
     close(folder);
     _ = linux.unlinkat(parent, name, linux.AT.REMOVEDIR);
+}
+
+/// A folder that is to be removed, whatever its mode was.
+fn opened(parent: linux.fd_t, name: Path) Failure!linux.fd_t {
+    const found = try system.status(parent, name);
+    const is_closed = found.mode & 0o700 != 0o700;
+    if (is_closed and found.mode & linux.S.IFMT == linux.S.IFDIR) _ = linux.fchmodat(parent, name, 0o700);
+    return handle(linux.openat(parent, name, OWN_FOLDER, 0));
 }
 
 /// Of what is in an open folder.
