@@ -58,6 +58,8 @@ class Chain:
         """The next attempt: goes on with the run where there is one, on one thread or two."""
         args = ["train", "text.txt", "-o", self.name, "--json", f"--threads={self.random.randint(1, 2)}"]
         args += ["--resume"] if (self.run / "config.toml").exists() else FLAGS
+        for name in ("out.jsonl", "err.txt"):  # one that is killed before it opens them has said nothing
+            (self.place / name).write_bytes(b"")
         return Child(args, self.place)
 
     def judge(self, code: int, expected: set[int]) -> list[dict[str, Any]]:
