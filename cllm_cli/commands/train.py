@@ -88,7 +88,7 @@ def train(
                 signals.patient = True
                 try:
                     reporter.show(record)
-                except BrokenPipeError:
+                except OSError:  # a closed pipe or terminal, a full disk
                     unheard = True  # the run saves what it has, as if it had been asked to
                     with contextlib.suppress(Interrupted):
                         for _ in records:
@@ -99,5 +99,6 @@ def train(
         if isinstance(error, OSError) and not signals.received:
             raise
         number = signals.received or signal.SIGINT
-        hint = "what was saved before is there: --resume goes on" if signals.patient else "nothing was changed"
+        unchanged = "no step was made" if force else "nothing was changed"
+        hint = "what was saved before is there: --resume goes on" if signals.patient else unchanged
         raise Interrupted(number, "ended at once", hint) from None

@@ -3,8 +3,9 @@
 A checkpoint is a folder checkpoint/step-N, renamed into place when all of it is on the disk:
 
     state.safetensors    weights by name, and the optimizer's state as <state>.<name>
-    manifest.json        format, step, sampler position, best validation loss, hash of the settings, fingerprint of the
-                         corpus, length of metrics.jsonl, size and sha256 of state.safetensors, sha256 of all this
+    manifest.json        format, version of cllm, step, sampler position, best validation loss, hash of the settings,
+                         fingerprint of the corpus, length of metrics.jsonl, size and sha256 of state.safetensors,
+                         sha256 of all this
 
 The last `--keep` are kept. Random numbers are functions of seed and step, so step and position are all of their state.
 """
@@ -12,6 +13,7 @@ The last `--keep` are kept. Random numbers are functions of seed and step, so st
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import math
@@ -23,6 +25,7 @@ from typing import Any
 
 import numpy.typing as npt
 
+import cllm_cli
 from cllm_cli.config import Settings, stated
 from cllm_cli.errors import RunError
 from cllm_cli.model.build import ModelConfig
@@ -31,10 +34,12 @@ from cllm_cli.training.json_files import read_json
 from cllm_cli.training.run_folder import RunFolder
 from cllm_cli.training.tensor_files import check_model, copy_tensors, open_tensors
 
-FORMAT = 2
+FORMAT = 2  # of whatever format, a manifest has its format, the version of cllm, and the hash of all its entries
 READ = (1, FORMAT)  # what this version reads
 ADDED = {"recent_losses"}  # since format 1
 LARGEST_MANIFEST = 1 << 20  # bytes
+UNREADABLE = {errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE}
+MOVE_AWAY = "move it out of the run to go on from the one before"
 MOST_LOSSES = 1 << 10
 FIGURES = {"val_loss", "bits_per_byte", "best_val_loss", "loss_sum", "seconds"}  # of Progress; the others are counts
 FREE = frozenset(
@@ -74,6 +79,10 @@ class Progress:
     recent_losses: tuple[float, ...] = ()
 
 
+class _MayBeWholeError(RunError):
+    """A checkpoint that this version, or this moment, cannot tell to be damaged."""
+
+
 def settings_hash(settings: Settings, besides: frozenset[str] = DERIVED) -> str:
     """A hash of the settings that decide a run's bits, but for those in FREE and `besides`."""
     free = FREE | besides
@@ -92,12 +101,13 @@ def save(
     path = folder.checkpoints / _name(progress.step)
     manifest = {
         "format": FORMAT,
+        "cllm": cllm_cli.__version__,
         **asdict(progress),
         "settings": settings_hash(settings),
         "fingerprint": fingerprint,
     }
     write_folder(path, {"state.safetensors": tensor_chunks(tensors, {"step": str(progress.step)})}, manifest)
-    _keep_last(folder, settings.keep)
+    _keep_last(folder, progress.step, settings.keep)
     return path
 
 
@@ -130,7 +140,7 @@ def load(
 
 def check_fits(folder: RunFolder, config: ModelConfig) -> None:
     """Raise RunError where weights were saved and no file has those of such a model; before memory is taken for it."""
-    files = [path / "state.safetensors" for path in _found(folder)] or [folder.model] * folder.model.exists()
+    files = [path / "state.safetensors" for path in folder.saved().values()] or [folder.model] * folder.model.exists()
     faults: list[RunError] = []
     for file in files:
         try:
@@ -148,41 +158,41 @@ def check_fits(folder: RunFolder, config: ModelConfig) -> None:
 
 
 def newest(folder: RunFolder) -> tuple[Path | None, dict[str, Any], list[str]]:
-    """The newest whole checkpoint and its manifest, if there is one, and why newer ones are passed over. Only reads."""
+    """The newest whole checkpoint and its manifest, if there is one, and why newer ones are passed over. Only reads.
+
+    Raises RunError for one that may be whole, and is not for this version or cannot be read at this moment: what is
+    passed over is removed when the run goes on.
+    """
     passed: list[str] = []
-    for path in _found(folder):
+    for path in folder.saved().values():
         try:
             return path, _read_manifest(path), passed
+        except _MayBeWholeError:
+            raise
         except RunError as error:
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno in UNREADABLE:
+                reason = f"cannot read {path}: {error.__cause__.strerror}"
+                raise _MayBeWholeError(reason, f"try again, or {MOVE_AWAY}") from error
             passed.append(error.message)
     return None, {}, passed
 
 
 def tidy(folder: RunFolder, step: int, keep: int) -> None:
-    """Removes the checkpoints past this step: damaged ones, which would count among the last; and all but the last.
+    """Removes the checkpoints past this step, which are damaged, and of the others all but the last.
 
     Whoever was killed when it had saved may have left one more.
     """
-    for path in _found(folder):
-        if _order(path) > _order(Path(_name(step))):
+    for number, path in folder.saved().items():
+        if number > step:
             shutil.rmtree(path, ignore_errors=True)
-    _keep_last(folder, keep)
+    _keep_last(folder, step, keep)
 
 
-def _keep_last(folder: RunFolder, keep: int) -> None:
-    for old in _found(folder)[keep:]:
+def _keep_last(folder: RunFolder, step: int, keep: int) -> None:
+    """Of the checkpoints up to this step; one past it that cannot be removed takes nobody's place."""
+    for old in [path for number, path in folder.saved().items() if number <= step][keep:]:
         with contextlib.suppress(OSError):  # a handle that cannot be closed is not among what rmtree ignores
             shutil.rmtree(old)
-
-
-def _found(folder: RunFolder) -> list[Path]:
-    """The checkpoints, newest first."""
-    return sorted(folder.checkpoints.glob("step-*"), key=_order, reverse=True)
-
-
-def _order(path: Path) -> tuple[int, str]:
-    """A step of more than eight digits comes after those of eight."""
-    return len(path.name), path.name
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
@@ -191,12 +201,16 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         manifest = read_json(path / "manifest.json", LARGEST_MANIFEST)
         part = manifest["parts"]["state.safetensors"]
         state = path / "state.safetensors"
-        if manifest["format"] not in READ:
-            raise RunError(
-                f"{path} is of format {manifest['format']}; this version reads {' and '.join(map(str, READ))}"
-            )
         if manifest["sha256"] != entries_hash(manifest):
             raise RunError(f"{path} is damaged: its manifest is not as it was written")
+        if type(manifest["format"]) is int and manifest["format"] > FORMAT:
+            raise _MayBeWholeError(
+                f"{path} is of format {manifest['format']}, of cllm {manifest.get('cllm', 'unknown')!a:.20}; "
+                f"cllm {cllm_cli.__version__} reads {' and '.join(map(str, READ))}",
+                f"go on with the cllm that has written it, or {MOVE_AWAY}",
+            )
+        if manifest["format"] not in READ:
+            raise RunError(f"{path} is damaged: there is no such format")
         if state.stat().st_size != part["bytes"] or file_hash(state) != part["sha256"]:
             raise RunError(f"{path} is damaged: its state is not as it was written")
         if path.name != _name(manifest["step"]):

@@ -73,9 +73,11 @@ def write_folder(path: Path, files: Mapping[str, Iterable[Any]], manifest: Mappi
             shutil.rmtree(path)
         temporary.replace(path)
         sync_folder(path.parent)
-    except OSError as error:
+    except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise _failed(path, error) from error
+        if isinstance(error, OSError):
+            raise _failed(path, error) from error
+        raise
 
 
 def make_folder(path: Path) -> None:

@@ -123,7 +123,9 @@ def tokenizer_facts(path: Path, tokenizer: Tokenizer) -> dict[str, Any]:
 def run_facts(folder: RunFolder) -> dict[str, Any]:
     """A run's settings, parameters, losses and files, and whether it is over, is whole and can go on."""
     settings = folder.read_settings()
-    path, manifest, damaged = checkpoint.newest(folder)
+    damaged: list[str] = []
+    path, manifest, passed = _unless_damaged(lambda: checkpoint.newest(folder), damaged) or (None, {}, [])
+    damaged += passed
     step = int(manifest.get("step", 0))
     facts = _unless_damaged(folder.read_facts, damaged)
     tokens = _unless_damaged(lambda: _kept_tokens(folder), damaged)

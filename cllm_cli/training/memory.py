@@ -73,7 +73,12 @@ def _unasked(total: Callable[[str], int]) -> str:
 
 
 def _total(settings: Settings, policy: str) -> int:
-    return sum(planned_bytes(settings, policy).values())
+    return sum(planned_bytes(settings, policy).values()) + batch_bytes(settings)
+
+
+def batch_bytes(settings: Settings) -> int:
+    """Of the tokens and targets of a step, and which of them count (`Stepper`)."""
+    return 9 * settings.grad_accum * (settings.batch_size or 1) * (settings.block_size or 1)
 
 
 def _remedy(settings: Settings, room: int, policies: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ import math
 from collections import deque
 from dataclasses import replace
 
-from cllm_cli.errors import NotFiniteError, TrainingError
+from cllm_cli.errors import NotFiniteError, RunError, TrainingError
 from cllm_cli.training import checkpoint
 from cllm_cli.training.checkpoint import Progress
 from cllm_cli.training.records import Record, RolledBack, Skipped, Spike
@@ -83,7 +83,10 @@ class Recovery:
         return self.session.settings.on_spike == "rollback" and self._rollbacks < MOST_ROLLBACKS
 
     def _final(self, error: NotFiniteError) -> TrainingError:
-        path = checkpoint.newest(self.session.folder)[0]
+        try:
+            path = checkpoint.newest(self.session.folder)[0]
+        except RunError:  # what ended the run is what has to be told
+            path = None
         where = f"{path} is whole: --resume --on-nan rollback goes on from it with other batches; or " if path else ""
         return TrainingError(error.message, f"{where}{error.hint}")
 

@@ -12,6 +12,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -43,6 +44,7 @@ from cllm_cli.training.tensor_files import check_model, copy_tensors, open_tenso
 
 OWN = ("config.toml", "config.json", "model.safetensors", "tokenizer.json", "metrics.jsonl", "checkpoint", "data")
 LOCK = ".lock"
+STEP = re.compile(r"step-(\d{8}|[1-9]\d{8,})")  # a checkpoint's name
 LARGEST_FACTS = 64 << 20  # bytes of what is noted of a corpus: the names of its files, if they are many
 
 
@@ -77,6 +79,13 @@ class RunFolder:
                 for folder, folders, files in os.walk(item):
                     yield from filter(Path.is_symlink, (Path(folder, name) for name in (*folders, *files)))
 
+    def saved(self) -> dict[int, Path]:
+        """The folder of each checkpoint by its step, the newest first; what has another name is somebody else's."""
+        with _as_run_error(self.checkpoints):
+            names = [path.name for path in self.checkpoints.iterdir()] if self.checkpoints.is_dir() else []
+        steps = {int(found[1]): self.checkpoints / name for name in names if (found := STEP.fullmatch(name))}
+        return {step: path for step, path in sorted(steps.items(), reverse=True) if path.is_dir()}
+
     def exists(self) -> bool:
         """Whether a run was started here. Many a folder has a config.toml; a run has one of these beside it."""
         return self.config.is_file() and ((self.path / LOCK).exists() or self.metrics.exists())
@@ -97,7 +106,8 @@ class RunFolder:
 
     def _holds_work(self) -> bool:
         """Whether something is lost when a run is made anew: training, or text that cannot be read again."""
-        if self.model.exists() or any(int(item.name[5:]) > 0 for item in self.checkpoints.glob("step-*[0-9]")):
+        self.check_links()
+        if self.model.exists() or any(self.saved()):
             return True
         try:
             return bool(self.read_facts()["from_stdin"])

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from cllm_cli.config import Settings, flag_of, known_setting, make_settings, merge, stated
 from cllm_cli.errors import ConfigError, RunError
-from cllm_cli.model.build import Model
+from cllm_cli.model.build import Model, ModelConfig
 from cllm_cli.model.init import initialize
 from cllm_cli.model.recompute import NONE
 from cllm_cli.optim import OPTIMIZERS
@@ -37,6 +37,7 @@ from cllm_cli.training.memory import choose_recompute
 from cllm_cli.training.resolve import resolve, sampler_of
 from cllm_cli.training.run_folder import RunFolder, model_config
 from cllm_cli.training.step import Stepper
+from cllm_cli.training.tensor_files import check_model, open_tensors
 from cllm_cli.training.training_text import check_text, origin_of
 
 UPDATER_SETTINGS = ("beta1", "beta2", "eps", "momentum", "nesterov", "weight_decay", "lr", "lr_embed")
@@ -98,12 +99,14 @@ def start(
     settings = resolve(wanted, corpus)
     check_long_enough(corpus, settings.block_size or 1)
     use_threads(settings.threads or available_cores())
+    if source:
+        _check_weights(source, model_config(settings))
     settings = choose_recompute(settings)
     session = _build(folder, wanted, settings, corpus)
     session.notices += _ineffective(given, settings)
     initialize(session.model.arena, settings.seed)
     if source:
-        _copy_weights(source, session.model)
+        source.read_weights(session.model.arena)
     with folder.locked():
         folder.check_new(force)  # another process may have trained there meanwhile
         folder.clear()
@@ -270,12 +273,15 @@ def _ineffective(given: Mapping[str, Any], settings: Settings) -> list[str]:
     return found
 
 
-def _copy_weights(source: RunFolder, model: Model) -> None:
-    """Another run's best weights. Raises ConfigError where the model is not of the same sizes."""
-    other = source.load_model()
-    if replace(other.config, dropout=0.0) != replace(model.config, dropout=0.0):
+def _check_weights(source: RunFolder, config: ModelConfig) -> None:
+    """Another run's best weights, before memory is taken for them.
+
+    Raises ConfigError where the model is not of the same sizes, RunError where they are not those of such a model.
+    """
+    if replace(model_config(source.read_settings()), dropout=0.0) != replace(config, dropout=0.0):
         raise ConfigError(f"the model's sizes are not those of {source.path}", "with --init-from leave the sizes out")
-    model.arena.values[:] = other.arena.values
+    with open_tensors(source.model) as tensors:
+        check_model(tensors, config, source.model)
 
 
 def _sizes_of(source: RunFolder) -> dict[str, Any]:

@@ -160,18 +160,20 @@ def test_a_signal_that_was_to_be_ignored_is_ignored(train, number):
 
 
 @pytest.mark.slow
-def test_a_terminal_that_goes_away_is_survived(text, sizes, cllm, bits, whole):
+@pytest.mark.parametrize(("flags", "words"), [((), b"tokens/s"), (("--json",), b'"event":"step"')])
+def test_a_terminal_that_goes_away_is_survived(text, sizes, cllm, bits, whole, flags, words):
     """Closing the window hangs up: SIGHUP comes, and neither stream can be written to any more."""
     child, terminal = pty.fork()
     if child == 0:
-        command = [sys.executable, "-m", "cllm_cli", "train", str(text), "-o", "out", *sizes, *map(str, STEPS)]
+        command = [sys.executable, "-m", "cllm_cli", "train", str(text), "-o", "out", *sizes, *map(str, STEPS), *flags]
         os.execvpe(command[0], command, {**os.environ, "TERM": "xterm", "OMP_WAIT_POLICY": "passive"})
     shown = b""
-    while b"tokens/s" not in shown:
+    while words not in shown:
         shown += os.read(terminal, 4096)
     os.close(terminal)
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 129
+    assert list(Path("out/checkpoint").iterdir())
     cllm("train", text, "-o", "out", "--resume").assert_done()
     assert bits(Path("out")) == whole
 

@@ -154,6 +154,7 @@ READERS = {
     "flow": ("gradcheck", "run", "--flow"),
     "profile": ("profile", "run", "--steps", "1"),
     "resume": ("train", "text.txt", "-o", "run", "--resume"),
+    "init-from": ("train", "text.txt", "-o", "next", "--init-from", "run"),
 }
 
 
@@ -164,6 +165,14 @@ def test_a_model_that_its_files_do_not_hold_takes_no_memory(run, refused, name, 
     config = unsigned_settings(run)
     assert before in config
     (run / "config.toml").write_text(config.replace(before, after), "utf-8")
+    refused(*READERS[reader])
+
+
+@pytest.mark.parametrize("reader", ["flow", "profile", "resume"])
+def test_a_step_of_a_billion_micro_batches_takes_no_memory(run, refused, reader):
+    config = unsigned_settings(run).replace("grad_accum = 1\n", "grad_accum = 1000000000\n")
+    assert "1000000000" in config
+    (run / "config.toml").write_text(config, "utf-8")
     refused(*READERS[reader])
 
 
@@ -344,7 +353,9 @@ def test_rows(run, refused, line):
 def test_ten_thousand_files_in_a_checkpoint_folder(run, capfd):
     for number in range(10_000):
         (run / "checkpoint" / f"step-{number:08d}x").touch()
-    assert main(["inspect", "run"]) == 3  # each is told as damaged
+    assert main(["inspect", "run"]) == 0  # none of them is one
+    assert main([*READERS["resume"], "--steps", "4"]) == 0
+    assert sorted(path.name for path in (run / "checkpoint").iterdir() if path.is_dir())[-1] == "step-00000004"
 
 
 def test_weights_stay_whole(run):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -84,8 +86,8 @@ def test_figures_of_a_run_are_read(folder, figures):
         {"step": 10**9},
         {"parts": {"state.safetensors": {}}},
         {"parts": {}},
-        {"format": 3},
         {"format": 0},
+        {"format": "3"},
     ],
 )
 def test_figures_of_no_run_are_passed_over(folder, figures):
@@ -284,3 +286,48 @@ def settled(folder, path):
     assert stating(folder, parts={"state.safetensors": part}) == (2, [])
     tensors = {name: np.zeros_like(values) for name, values in load_file(path).items()}
     checkpoint.load(folder, tensors, folder.read_settings(), folder.read_facts()["fingerprint"])
+
+
+# ---- what is no checkpoint of this run
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_what_has_another_name_takes_no_place(folder, keep):
+    """A copy that somebody keeps beside the checkpoints is neither counted nor removed."""
+    others = ["step-00000002.good", "step-000000009", "step-2", "step-x1"]
+    for name in others:
+        shutil.copytree(folder.checkpoints / "step-00000002", folder.checkpoints / name)
+    (folder.checkpoints / "step-00000008").write_text("a file", "utf-8")
+    checkpoint.tidy(folder, 2, keep)
+    assert load(folder)[0].step == 2
+    checkpoint.save(folder, checkpoint.Progress(step=3), {}, replace(folder.read_settings(), keep=keep), "")
+    there = sorted(path.name for path in folder.checkpoints.iterdir())
+    kept = ["step-00000002", "step-00000003"][-keep:]
+    assert there == sorted([*kept, *others, "step-00000008"])
+
+
+def test_one_of_a_later_format_is_refused_and_not_removed(folder):
+    path = newest(folder) / "manifest.json"
+    manifest = json.loads(path.read_text("utf-8")) | {"format": 3, "cllm": "9.1"}
+    path.write_text(json.dumps(manifest | {"sha256": entries_hash(manifest)}), "utf-8")
+    with pytest.raises(RunError, match=r"of format 3, of cllm '9.1'; cllm .* reads 1 and 2") as caught:
+        load(folder)
+    assert "move it out" in caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "state.safetensors"])
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.EMFILE])
+def test_one_that_cannot_be_read_now_is_not_passed_over(folder, monkeypatch, name, number):
+    """It would be removed."""
+    path, real = newest(folder) / name, Path.open
+
+    def failing(self, *args, **more):
+        if self == path:
+            raise OSError(number, os.strerror(number), str(self))
+        return real(self, *args, **more)
+
+    tensors, settings = tensors_of(folder), folder.read_settings()
+    monkeypatch.setattr(Path, "open", failing)
+    with pytest.raises(RunError, match=f"cannot read .*step-00000002: {os.strerror(number)}") as caught:
+        checkpoint.load(folder, tensors, settings, folder.read_facts()["fingerprint"])
+    assert "try again" in caught.value.hint

@@ -14,7 +14,7 @@ from cllm_cli.errors import ConfigError
 from cllm_cli.model.recompute import POLICIES
 from cllm_cli.training import memory
 from cllm_cli.training.machine import Room
-from cllm_cli.training.memory import choose_recompute, parse_size, planned_bytes
+from cllm_cli.training.memory import batch_bytes, choose_recompute, parse_size, planned_bytes
 from cllm_cli.training.resident import peak_bytes, resident_bytes
 from cllm_cli.training.session import rehearsal
 
@@ -29,7 +29,7 @@ def settings(monkeypatch):
 
 
 def total(settings, policy):
-    return sum(planned_bytes(settings, policy).values())
+    return sum(planned_bytes(settings, policy).values()) + batch_bytes(settings)
 
 
 def limited(settings, bytes_, **more):
@@ -189,3 +189,11 @@ def test_a_policy_that_nobody_asked_for_is_where_to_begin(settings, monkeypatch)
         choose_recompute(chosen)
     monkeypatch.setattr(memory, "available_memory", lambda: Room(10**12, "this machine has"))
     assert choose_recompute(chosen, asked=False).recompute == "cheap"
+
+
+def test_tokens_of_a_step_count():
+    """Nine bytes each, whose number is one of --grad-accum: they may be more than the model."""
+    settings = make_settings({**SIZES, "memory": "1GB"})
+    assert batch_bytes(settings) == 9 * 8 * 64
+    with pytest.raises(ConfigError, match=r"training needs 4,[78]\d{2} MB"):
+        choose_recompute(dataclasses.replace(settings, grad_accum=1_000_000))

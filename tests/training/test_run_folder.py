@@ -80,6 +80,21 @@ def test_a_checkpoint_alone_is_work(folder):
         folder.check_new(force=False)
 
 
+def test_a_folder_that_is_called_much_like_a_checkpoint_is_none(folder):
+    shutil.rmtree(folder.checkpoints)
+    folder.model.unlink()
+    (folder.checkpoints / "step-x1").mkdir(parents=True)
+    folder.check_new(force=False)
+
+
+def test_a_link_that_leads_out_is_not_followed_to_see_whether_there_is_work(folder, tmp_path):
+    facts = folder.data / "corpus.json"
+    facts.rename(tmp_path / "outside.json")
+    facts.symlink_to(tmp_path / "outside.json")
+    with pytest.raises(RunError, match="leads out"):
+        folder.check_new(force=False)
+
+
 def test_what_a_killed_start_leaves_may_be_started_over(folder):
     folder.config.unlink()
     folder.model.unlink()
