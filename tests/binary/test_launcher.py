@@ -290,6 +290,20 @@ def test_a_running_program_holds_the_lock(launcher, tree, tmp_path):
         os.close(handle)
 
 
+def test_a_running_program_keeps_its_files_also_where_its_lock_is_gone(launcher, tree, tmp_path):
+    (tree / "cllm").write_text("#!/bin/sh\necho here; read line; exit 0\n")
+    small = packed(launcher, tree, tmp_path, "small")
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([small.program], env=small.environment(), **pipes) as process:
+        assert process.stdout.readline() == b"here\n"
+        old = os.open(only_tree(small), os.O_RDONLY)
+        (only_tree(small) / ".lock").unlink()  # as what cleans up by age does
+        subprocess.run([small.program], env=small.environment(), stdin=subprocess.DEVNULL, check=True)
+        assert sorted(os.listdir(old)) == [".manifest", "a name with spaces", "cllm", "deep", "empty"]  # noqa: PTH208  # of what is open
+        os.close(old)
+        process.communicate()
+
+
 def test_many_first_starts_at_once(small):
     processes = [
         subprocess.Popen([small.program, str(n)], env=small.environment(), stdout=subprocess.PIPE, text=True)

@@ -9,6 +9,7 @@ const linux = std.os.linux;
 const system = @import("system.zig");
 const Pack = @import("pack.zig").Pack;
 const Tree = @import("tree.zig").Tree;
+const let_go = @import("tree.zig").let_go;
 const unpacked = @import("tree.zig").unpacked;
 
 const Path = system.Path;
@@ -42,7 +43,7 @@ pub fn main(process: std.process.Init.Minimal) u8 {
     for (caches(environment)) |candidate| {
         const cache = candidate orelse continue;
         const cause = if (unpacked(cache, pack)) |tree| refused: {
-            defer system.close(tree.lock);
+            defer let_go(tree.locks);
             _ = linux.syscall1(.umask, mask);
             const code = run(tree, process.args.vector, environment, self);
             _ = linux.syscall1(.umask, 0o077);
@@ -72,12 +73,12 @@ pub fn main(process: std.process.Init.Minimal) u8 {
     return tell(first orelse "a cache folder", first_cause);
 }
 
-/// Becomes the program, which goes on holding the lock of its folder. Returns only where that fails.
+/// Becomes the program, which goes on holding the locks of its folder. Returns only where that fails.
 fn run(tree: Tree, arguments: []const [*:0]const u8, environment: Environment, self: Path) linux.E {
     const command: [*:null]const ?[*:0]const u8 = @ptrCast(arguments.ptr);
     const program = print("{s}/" ++ PROGRAM, .{tree.path}) catch return .NOMEM;
     const variables = told(environment, self, tree.path) catch return .NOMEM;
-    _ = linux.fcntl(tree.lock, linux.F.SETFD, 0);
+    for (tree.locks) |lock| _ = linux.fcntl(lock, linux.F.SETFD, 0);
     return linux.errno(linux.execve(program, command, variables));
 }
 
