@@ -22,7 +22,7 @@ from binary.conftest import Caller
 zstandard = pytest.importorskip("zstandard")
 
 # The numbers of the system's calls on x86-64.
-OPEN, CLOSE, FLOCK, RENAMEAT, LINKAT, RENAMEAT2, STATX = 2, 3, 73, 264, 265, 316, 332
+OPEN, CLOSE, FLOCK, UNLINKAT, RENAMEAT, LINKAT, RENAMEAT2, STATX = 2, 3, 73, 263, 264, 265, 316, 332
 PROGRAM = '#!/bin/sh\necho "$CLLM_BINARY|${0%/*}|$*"; read line < "${0%/*}/deep/er/text"; echo "$line"\n'
 
 
@@ -271,6 +271,21 @@ def test_other_versions_are_removed_unless_they_run(launcher, tree, tmp_path):
     third = packed(launcher, tree, tmp_path, "third")
     third()
     assert not old.exists()
+    assert only_tree(third)
+
+
+def test_a_removal_that_was_stopped_goes_on(launcher, tree, tmp_path):
+    packed(launcher, tree, tmp_path, "first")()
+    (tree / "cllm").write_text(PROGRAM + "# another version\n")
+    second = packed(launcher, tree, tmp_path, "second")
+    old = only_tree(second)
+    stopped = refusing(UNLINKAT, errno.EIO)  # before anything is gone
+    subprocess.run([second.program], env=second.environment(), preexec_fn=stopped, stdout=subprocess.PIPE, check=True)
+    assert not old.exists()
+    (second.cache / ".cllm-unpacking-0" / ".manifest").unlink()  # or later
+    (tree / "cllm").write_text(PROGRAM + "# a third version\n")
+    third = packed(launcher, tree, tmp_path, "third")
+    third()
     assert only_tree(third)
 
 
@@ -573,11 +588,12 @@ def test_a_tree_of_roots_is_used_where_nobody_else_can_write(small):
     assert said.split("|")[1].startswith("/mnt/own/.cache/cllm/binary/")
 
 
-def test_a_closed_folder_of_a_tree_is_unpacked_anew(small):
+def test_what_is_closed_in_a_tree_is_unpacked_anew(small):
     user = "setpriv --reuid=2000 --clear-groups /mnt/small"
     make = f"chmod 755 /mnt; chown 2000 /mnt/home; {user}; cd /mnt/home/.cache/cllm/binary; "
-    for closed in ("*/deep", "*/deep/er", "[0-9a-f]*"):
-        done = alone(small, f"{make} chmod 0 {closed}; {user}; ls -A")
+    spoils = [f"chmod 0 {closed}" for closed in ("*/deep", "*/deep/er", "[0-9a-f]*", "*/.lock")]
+    for spoil in (*spoils, "(cd */ && rm .lock && mkdir .lock)"):
+        done = alone(small, f"{make} {spoil}; {user}; ls -A")
         assert done.stdout.splitlines()[1] == done.stdout.splitlines()[3] == "one", done.stderr
         assert len(done.stdout.splitlines()) == 6, done.stdout  # the lock and the tree
 

@@ -251,10 +251,30 @@ fn discard(root: linux.fd_t, name: Path) void {
     const folder = opened(root, name) catch return remove(root, name);
     defer close(folder);
     if (!is_done(linux.flock(folder, LOCK_EX | LOCK_NB))) return;
-    const lock = handle(linux.openat(folder, TREE_LOCK, OLD_LOCK_FILE, 0)) catch
-        return if (system.is_missing()) remove(root, name); // it was not written to the end
-    defer close(lock);
-    if (is_done(linux.flock(lock, LOCK_EX | LOCK_NB))) remove(root, name);
+    const lock = last_lock(folder) catch return;
+    defer if (lock) |file| close(file);
+    remove(root, renamed(root, name) catch name);
+}
+
+/// The lock of the file in a tree, for who removes it. Null where there is none: it was not written to the end, or
+/// something has removed it.
+fn last_lock(tree: linux.fd_t) Failure!?linux.fd_t {
+    const found = system.status(tree, TREE_LOCK) catch |failure| return if (system.is_missing()) null else failure;
+    if (found.mode & linux.S.IFMT != linux.S.IFREG) return null;
+    if (found.mode & 0o600 != 0o600) _ = linux.fchmodat(tree, TREE_LOCK, 0o600);
+    const file = try handle(linux.openat(tree, TREE_LOCK, OLD_LOCK_FILE, 0));
+    errdefer close(file);
+    _ = try done(linux.flock(file, LOCK_EX | LOCK_NB));
+    return file;
+}
+
+/// Gives a folder a name by which the next that unpacks goes on removing it, where this one is stopped.
+fn renamed(root: linux.fd_t, name: Path) Failure!Path {
+    if (is_unnamed(root, name)) return name;
+    const new = try make_unnamed(root);
+    errdefer _ = linux.unlinkat(root, new, linux.AT.REMOVEDIR);
+    _ = try done(linux.renameat(root, name, root, new));
+    return new;
 }
 
 /// Removes a file, or a folder and everything in it, as far as it can.
