@@ -522,12 +522,16 @@ def test_a_file_system_that_does_not_tell_what_a_name_is_of(small, mount, tmp_pa
     assert not left.exists()
 
 
-def test_a_file_that_may_not_be_read_is_not_called_damaged(small):
-    done = subprocess.run([small.program], preexec_fn=refusing(OPEN, errno.EACCES), capture_output=True, text=True)
-    assert done.stderr.splitlines() == [
-        f"error: {small.program}: Permission denied",
-        "hint: it has to be a file that you may read",
-    ]
+@pytest.mark.parametrize(
+    ("error", "said", "hint"),
+    [
+        (errno.EACCES, "Permission denied", "it has to be a file that you may read"),
+        (errno.EIO, "I/O error", "fetch it again, onto another disk"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_not_called_damaged(small, error, said, hint):
+    done = subprocess.run([small.program], preexec_fn=refusing(OPEN, error), capture_output=True, text=True)
+    assert done.stderr.splitlines() == [f"error: {small.program}: {said}", f"hint: {hint}"]
 
 
 def test_on_an_old_system_it_names_the_one_that_it_needs(small):
@@ -560,7 +564,9 @@ def test_in_a_user_namespace_it_does_not_run_what_another_user_has_unpacked(smal
         "CLLM_CACHE_DIR=/mnt/trap setpriv --reuid=2000 --clear-groups /mnt/small > /mnt/said || exit 78;"
         "chmod -R go+rX /mnt/trap; "
     )
-    done = alone(small, trap + "cat /mnt/said; CLLM_CACHE_DIR=/mnt/trap unshare --user /mnt/small || exit 77")
+    use = "cat /mnt/said; CLLM_CACHE_DIR=/mnt/trap unshare --user /mnt/small"
+    done = alone(small, "unshare --user true || exit 77; " + trap + use)
+    assert done.returncode == 0, done.stderr
     assert [line.split("|")[1].rsplit("/", 1)[0] for line in done.stdout.splitlines()[::2]] == [
         "/mnt/trap/binary",
         "/mnt/home/.cache/cllm/binary",
@@ -576,6 +582,11 @@ def test_where_the_root_folder_is_another_users_it_says_so(small):
         "error: /mnt/home/.cache/cllm: the root folder is neither root's nor yours, as in a user namespace",
         "hint: run it outside of that, or where the root folder is your own (a container)",
     ]
+
+
+def test_a_root_folder_of_ones_own_that_others_can_write_to_is_called_that(small):
+    done = alone(small, "mkdir /mnt/proc && mount --bind /proc /mnt/proc && chmod 777 /mnt && chroot /mnt /small")
+    assert "others can write there" in done.stderr
 
 
 def test_a_tree_of_roots_is_used_where_nobody_else_can_write(small):
@@ -665,9 +676,9 @@ def test_a_tree_that_is_being_removed_is_not_used(small):
 def test_a_terminal_is_told_in_its_words(small, kind, said):
     ours, theirs = pty.openpty()
     subprocess.run([small.program], env=small.environment(TERM=kind), stderr=theirs, check=True)
+    os.close(theirs)  # so that there is an end to what is read
     assert os.read(ours, 1000) == said
     os.close(ours)
-    os.close(theirs)
 
 
 def test_a_folder_that_was_passed_over_is_let_go(launcher, tree, tmp_path, mount):

@@ -34,6 +34,7 @@ pub fn main(process: std.process.Init.Minimal) u8 {
         error.OutOfMemory => explained(.NOMEM),
         else => switch (system.reason) {
             .ACCES, .PERM => .{ .text = system.words(system.reason), .hint = "it has to be a file that you may read" },
+            .IO => .{ .text = system.words(system.reason), .hint = "fetch it again, onto another disk" },
             else => explained(system.reason),
         },
     });
@@ -99,6 +100,7 @@ fn unstarted(code: linux.E) Cause {
             .text = "the arguments and the environment are too large",
             .hint = "give it fewer of them, or raise the limit (ulimit -s)",
         },
+        .AGAIN => .{ .text = "too many processes", .hint = "end some, or raise the limit (ulimit -u)" },
         else => explained(code),
     };
 }
