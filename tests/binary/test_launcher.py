@@ -22,7 +22,7 @@ from binary.conftest import Caller
 zstandard = pytest.importorskip("zstandard")
 
 # The numbers of the system's calls on x86-64.
-OPEN, CLOSE, FLOCK, RENAMEAT, LINKAT, RENAMEAT2, STATX = 2, 3, 73, 264, 265, 316, 332
+OPEN, CLOSE, FLOCK, UNLINKAT, RENAMEAT, LINKAT, RENAMEAT2, STATX = 2, 3, 73, 263, 264, 265, 316, 332
 PROGRAM = '#!/bin/sh\necho "$CLLM_BINARY|${0%/*}|$*"; read line < "${0%/*}/deep/er/text"; echo "$line"\n'
 
 
@@ -274,6 +274,21 @@ def test_other_versions_are_removed_unless_they_run(launcher, tree, tmp_path):
     assert only_tree(third)
 
 
+def test_a_removal_that_was_stopped_goes_on(launcher, tree, tmp_path):
+    packed(launcher, tree, tmp_path, "first")()
+    (tree / "cllm").write_text(PROGRAM + "# another version\n")
+    second = packed(launcher, tree, tmp_path, "second")
+    old = only_tree(second)
+    stopped = refusing(UNLINKAT, errno.EIO)  # before anything is gone
+    subprocess.run([second.program], env=second.environment(), preexec_fn=stopped, stdout=subprocess.PIPE, check=True)
+    assert not old.exists()
+    (second.cache / ".cllm-unpacking-0" / ".manifest").unlink()  # or later
+    (tree / "cllm").write_text(PROGRAM + "# a third version\n")
+    third = packed(launcher, tree, tmp_path, "third")
+    third()
+    assert only_tree(third)
+
+
 def test_a_running_program_holds_the_lock(launcher, tree, tmp_path):
     (tree / "cllm").write_text("#!/bin/sh\necho here; read line\n")
     small = packed(launcher, tree, tmp_path, "small")
@@ -288,6 +303,20 @@ def test_a_running_program_holds_the_lock(launcher, tree, tmp_path):
         process.wait()
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.close(handle)
+
+
+def test_a_running_program_keeps_its_files_also_where_its_lock_is_gone(launcher, tree, tmp_path):
+    (tree / "cllm").write_text("#!/bin/sh\necho here; read line; exit 0\n")
+    small = packed(launcher, tree, tmp_path, "small")
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([small.program], env=small.environment(), **pipes) as process:
+        assert process.stdout.readline() == b"here\n"
+        old = os.open(only_tree(small), os.O_RDONLY)
+        (only_tree(small) / ".lock").unlink()  # as what cleans up by age does
+        subprocess.run([small.program], env=small.environment(), stdin=subprocess.DEVNULL, check=True)
+        assert sorted(os.listdir(old)) == [".manifest", "a name with spaces", "cllm", "deep", "empty"]  # noqa: PTH208  # of what is open
+        os.close(old)
+        process.communicate()
 
 
 def test_many_first_starts_at_once(small):
@@ -493,12 +522,16 @@ def test_a_file_system_that_does_not_tell_what_a_name_is_of(small, mount, tmp_pa
     assert not left.exists()
 
 
-def test_a_file_that_may_not_be_read_is_not_called_damaged(small):
-    done = subprocess.run([small.program], preexec_fn=refusing(OPEN, errno.EACCES), capture_output=True, text=True)
-    assert done.stderr.splitlines() == [
-        f"error: {small.program}: Permission denied",
-        "hint: it has to be a file that you may read",
-    ]
+@pytest.mark.parametrize(
+    ("error", "said", "hint"),
+    [
+        (errno.EACCES, "Permission denied", "it has to be a file that you may read"),
+        (errno.EIO, "I/O error", "fetch it again, onto another disk"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_not_called_damaged(small, error, said, hint):
+    done = subprocess.run([small.program], preexec_fn=refusing(OPEN, error), capture_output=True, text=True)
+    assert done.stderr.splitlines() == [f"error: {small.program}: {said}", f"hint: {hint}"]
 
 
 def test_on_an_old_system_it_names_the_one_that_it_needs(small):
@@ -531,7 +564,9 @@ def test_in_a_user_namespace_it_does_not_run_what_another_user_has_unpacked(smal
         "CLLM_CACHE_DIR=/mnt/trap setpriv --reuid=2000 --clear-groups /mnt/small > /mnt/said || exit 78;"
         "chmod -R go+rX /mnt/trap; "
     )
-    done = alone(small, trap + "cat /mnt/said; CLLM_CACHE_DIR=/mnt/trap unshare --user /mnt/small || exit 77")
+    use = "cat /mnt/said; CLLM_CACHE_DIR=/mnt/trap unshare --user /mnt/small"
+    done = alone(small, "unshare --user true || exit 77; " + trap + use)
+    assert done.returncode == 0, done.stderr
     assert [line.split("|")[1].rsplit("/", 1)[0] for line in done.stdout.splitlines()[::2]] == [
         "/mnt/trap/binary",
         "/mnt/home/.cache/cllm/binary",
@@ -549,6 +584,11 @@ def test_where_the_root_folder_is_another_users_it_says_so(small):
     ]
 
 
+def test_a_root_folder_of_ones_own_that_others_can_write_to_is_called_that(small):
+    done = alone(small, "mkdir /mnt/proc && mount --bind /proc /mnt/proc && chmod 777 /mnt && chroot /mnt /small")
+    assert "others can write there" in done.stderr
+
+
 def test_a_tree_of_roots_is_used_where_nobody_else_can_write(small):
     make = "chmod 755 /mnt; mkdir /mnt/image; CLLM_CACHE_DIR=/mnt/image /mnt/small; chmod -R go+rX /mnt/image; "
     use = "CLLM_CACHE_DIR=/mnt/image setpriv --reuid=2000 --clear-groups /mnt/small"
@@ -559,11 +599,12 @@ def test_a_tree_of_roots_is_used_where_nobody_else_can_write(small):
     assert said.split("|")[1].startswith("/mnt/own/.cache/cllm/binary/")
 
 
-def test_a_closed_folder_of_a_tree_is_unpacked_anew(small):
+def test_what_is_closed_in_a_tree_is_unpacked_anew(small):
     user = "setpriv --reuid=2000 --clear-groups /mnt/small"
     make = f"chmod 755 /mnt; chown 2000 /mnt/home; {user}; cd /mnt/home/.cache/cllm/binary; "
-    for closed in ("*/deep", "*/deep/er", "[0-9a-f]*"):
-        done = alone(small, f"{make} chmod 0 {closed}; {user}; ls -A")
+    spoils = [f"chmod 0 {closed}" for closed in ("*/deep", "*/deep/er", "[0-9a-f]*", "*/.lock")]
+    for spoil in (*spoils, "(cd */ && rm .lock && mkdir .lock)"):
+        done = alone(small, f"{make} {spoil}; {user}; ls -A")
         assert done.stdout.splitlines()[1] == done.stdout.splitlines()[3] == "one", done.stderr
         assert len(done.stdout.splitlines()) == 6, done.stdout  # the lock and the tree
 
@@ -635,9 +676,9 @@ def test_a_tree_that_is_being_removed_is_not_used(small):
 def test_a_terminal_is_told_in_its_words(small, kind, said):
     ours, theirs = pty.openpty()
     subprocess.run([small.program], env=small.environment(TERM=kind), stderr=theirs, check=True)
+    os.close(theirs)  # so that there is an end to what is read
     assert os.read(ours, 1000) == said
     os.close(ours)
-    os.close(theirs)
 
 
 def test_a_folder_that_was_passed_over_is_let_go(launcher, tree, tmp_path, mount):

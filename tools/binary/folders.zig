@@ -34,15 +34,19 @@ pub fn true_path(folder: linux.fd_t) Failure!Path {
 
 /// Whether a file or folder is the user's or root's, and nobody else can write to it.
 pub fn is_safe(found: linux.Statx) bool {
-    return (found.uid == linux.geteuid() or found.uid == 0) and found.mode & 0o022 == 0;
+    return is_trusted(found) and found.mode & 0o022 == 0;
+}
+
+fn is_trusted(found: linux.Statx) bool {
+    return found.uid == linux.geteuid() or found.uid == 0;
 }
 
 /// Fails where others could put another folder in the place of this one, or of one that it is in, or a link.
 fn check_way(path: Path, missing: enum { make, refuse }) Failure!void {
     if (std.mem.findAny(u8, path, ":;$") != null) return error.Unloadable; // LD_LIBRARY_PATH knows no quoting
     var parent: Path = if (path[0] == '/') "/" else ".";
-    if (!is_shielded(try system.status(linux.AT.FDCWD, parent)))
-        return if (path[0] == '/') error.Unmapped else error.Unsafe;
+    const start = try system.status(linux.AT.FDCWD, parent);
+    if (!is_shielded(start)) return if (path[0] == '/' and !is_trusted(start)) error.Unmapped else error.Unsafe;
     var end: usize = 0;
     while (end < path.len) {
         end = std.mem.findScalarPos(u8, path, end + 1, '/') orelse path.len;
@@ -67,7 +71,7 @@ fn make_folder(parent: Path, path: Path) Failure!void {
 
 /// Whether nobody else can put something in the place of what is in a folder; of a link, whether nobody else has laid it.
 fn is_shielded(step: linux.Statx) bool {
-    if (step.uid != linux.geteuid() and step.uid != 0) return false;
+    if (!is_trusted(step)) return false;
     if (step.mode & linux.S.IFMT == linux.S.IFLNK or step.mode & linux.S.ISVTX != 0) return true;
     if (step.mode & 0o002 != 0) return false;
     return step.mode & 0o020 == 0 or is_alone_in(step.gid);

@@ -9,6 +9,7 @@ const linux = std.os.linux;
 const system = @import("system.zig");
 const Pack = @import("pack.zig").Pack;
 const Tree = @import("tree.zig").Tree;
+const let_go = @import("tree.zig").let_go;
 const unpacked = @import("tree.zig").unpacked;
 
 const Path = system.Path;
@@ -33,6 +34,7 @@ pub fn main(process: std.process.Init.Minimal) u8 {
         error.OutOfMemory => explained(.NOMEM),
         else => switch (system.reason) {
             .ACCES, .PERM => .{ .text = system.words(system.reason), .hint = "it has to be a file that you may read" },
+            .IO => .{ .text = system.words(system.reason), .hint = "fetch it again, onto another disk" },
             else => explained(system.reason),
         },
     });
@@ -42,7 +44,7 @@ pub fn main(process: std.process.Init.Minimal) u8 {
     for (caches(environment)) |candidate| {
         const cache = candidate orelse continue;
         const cause = if (unpacked(cache, pack)) |tree| refused: {
-            defer system.close(tree.lock);
+            defer let_go(tree.locks);
             _ = linux.syscall1(.umask, mask);
             const code = run(tree, process.args.vector, environment, self);
             _ = linux.syscall1(.umask, 0o077);
@@ -72,12 +74,12 @@ pub fn main(process: std.process.Init.Minimal) u8 {
     return tell(first orelse "a cache folder", first_cause);
 }
 
-/// Becomes the program, which goes on holding the lock of its folder. Returns only where that fails.
+/// Becomes the program, which goes on holding the locks of its folder. Returns only where that fails.
 fn run(tree: Tree, arguments: []const [*:0]const u8, environment: Environment, self: Path) linux.E {
     const command: [*:null]const ?[*:0]const u8 = @ptrCast(arguments.ptr);
     const program = print("{s}/" ++ PROGRAM, .{tree.path}) catch return .NOMEM;
     const variables = told(environment, self, tree.path) catch return .NOMEM;
-    _ = linux.fcntl(tree.lock, linux.F.SETFD, 0);
+    for (tree.locks) |lock| _ = linux.fcntl(lock, linux.F.SETFD, 0);
     return linux.errno(linux.execve(program, command, variables));
 }
 
@@ -98,6 +100,7 @@ fn unstarted(code: linux.E) Cause {
             .text = "the arguments and the environment are too large",
             .hint = "give it fewer of them, or raise the limit (ulimit -s)",
         },
+        .AGAIN => .{ .text = "too many processes", .hint = "end some, or raise the limit (ulimit -u)" },
         else => explained(code),
     };
 }

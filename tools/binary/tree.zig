@@ -1,8 +1,8 @@
 //! The folder that the pack is unpacked into: written whole beside the place where it will be, then put there.
 //!
-//! Whoever writes to the cache folder holds the lock of its file `lock`. Whoever runs from a tree holds that of the file
-//! `.lock` in it, and nobody removes it: what has to make room for a new one stays under another name as long. These are
-//! files, not folders, since what locks a folder on NFS does not reach other machines.
+//! Whoever writes to the cache folder holds the lock of its file `lock`. Whoever runs from a tree holds those of the tree
+//! and of the file `.lock` in it, and nobody removes it: what has to make room for a new one stays under another name as
+//! long. What locks a folder on NFS does not reach other machines, and what cleans up by age may take the file.
 
 const std = @import("std");
 const linux = std.os.linux;
@@ -37,20 +37,26 @@ const LOCK_SH = 1;
 const LOCK_EX = 2;
 const LOCK_NB = 4;
 
-/// A folder with everything in it, which nobody removes as long as the file `lock` is open.
-pub const Tree = struct { path: Path, lock: linux.fd_t };
+/// A folder with everything in it, which nobody removes as long as its locks are open.
+pub const Tree = struct { path: Path, locks: Locks };
+
+const Locks = [2]linux.fd_t; // the folder and the file
+
+pub fn let_go(locks: Locks) void {
+    for (locks) |lock| close(lock);
+}
 
 /// Where nothing can be locked (some network file systems) or written, one that is whole is used.
 pub fn unpacked(cache: Path, pack: Pack) Failure!Tree {
     const root = try folders.open_safe(try print("{s}/" ++ FOLDER, .{cache}));
     defer close(root);
     const path = try print("{s}/{s}", .{ try folders.true_path(root), pack.name });
-    if (try whole_tree(root, pack)) |lock| return .{ .path = path, .lock = lock };
+    if (try whole_tree(root, pack)) |locks| return .{ .path = path, .locks = locks };
     const writing = try take_lock(root);
     defer close(writing);
-    if (try whole_tree(root, pack)) |lock| return .{ .path = path, .lock = lock }; // who had it has unpacked
+    if (try whole_tree(root, pack)) |locks| return .{ .path = path, .locks = locks }; // who had it has unpacked
     try unpack(root, pack);
-    if (try whole_tree(root, pack)) |lock| return .{ .path = path, .lock = lock };
+    if (try whole_tree(root, pack)) |locks| return .{ .path = path, .locks = locks };
     discard(root, pack.name); // a file system that keeps no modes or owners
     return error.Unsafe;
 }
@@ -68,19 +74,26 @@ fn take_lock(root: linux.fd_t) Failure!linux.fd_t {
     return file;
 }
 
-/// The lock of a pack's folder. Null where the folder, or a file of it, is not there, not of its size, or not safe.
-fn whole_tree(root: linux.fd_t, pack: Pack) Failure!?linux.fd_t {
+/// The locks of a pack's folder. Null where the folder, or a file of it, is not there, not of its size, or not safe.
+fn whole_tree(root: linux.fd_t, pack: Pack) Failure!?Locks {
     const tree = handle(linux.openat(root, pack.name, OWN_FOLDER, 0)) catch |failure|
         return if (is_damage()) null else failure;
-    defer close(tree);
-    const lock = handle(linux.openat(tree, TREE_LOCK, OLD_FILE, 0)) catch |failure|
-        return if (is_damage()) null else failure;
+    errdefer close(tree);
+    const lock = handle(linux.openat(tree, TREE_LOCK, OLD_FILE, 0)) catch |failure| {
+        if (!is_damage()) return failure;
+        close(tree);
+        return null;
+    };
     errdefer close(lock);
-    // Where nothing can be locked, who would remove the tree cannot lock it either.
-    const is_removed = if (done(linux.flock(lock, LOCK_SH | LOCK_NB))) |_| false else |_| system.reason == .AGAIN;
-    if (!is_removed and try is_whole(tree, pack)) return lock;
-    close(lock);
+    const locks: Locks = .{ tree, lock };
+    if (!is_removed(tree) and !is_removed(lock) and try is_whole(tree, pack)) return locks;
+    let_go(locks);
     return null;
+}
+
+/// Takes a lock of a tree, unless one who removes the tree has it. Where nothing can be locked, nobody can remove it.
+fn is_removed(file: linux.fd_t) bool {
+    return if (done(linux.flock(file, LOCK_SH | LOCK_NB))) |_| false else |_| system.reason == .AGAIN;
 }
 
 fn is_whole(tree: linux.fd_t, pack: Pack) Failure!bool {
@@ -237,10 +250,31 @@ fn is_unpacked(root: linux.fd_t, name: Path) bool {
 fn discard(root: linux.fd_t, name: Path) void {
     const folder = opened(root, name) catch return remove(root, name);
     defer close(folder);
-    const lock = handle(linux.openat(folder, TREE_LOCK, OLD_LOCK_FILE, 0)) catch
-        return if (system.is_missing()) remove(root, name); // it was not written to the end
-    defer close(lock);
-    if (is_done(linux.flock(lock, LOCK_EX | LOCK_NB))) remove(root, name);
+    if (!is_done(linux.flock(folder, LOCK_EX | LOCK_NB))) return;
+    const lock = last_lock(folder) catch return;
+    defer if (lock) |file| close(file);
+    remove(root, renamed(root, name) catch name);
+}
+
+/// The lock of the file in a tree, for who removes it. Null where there is none: it was not written to the end, or
+/// something has removed it.
+fn last_lock(tree: linux.fd_t) Failure!?linux.fd_t {
+    const found = system.status(tree, TREE_LOCK) catch |failure| return if (system.is_missing()) null else failure;
+    if (found.mode & linux.S.IFMT != linux.S.IFREG) return null;
+    if (found.mode & 0o600 != 0o600) _ = linux.fchmodat(tree, TREE_LOCK, 0o600);
+    const file = try handle(linux.openat(tree, TREE_LOCK, OLD_LOCK_FILE, 0));
+    errdefer close(file);
+    _ = try done(linux.flock(file, LOCK_EX | LOCK_NB));
+    return file;
+}
+
+/// Gives a folder a name by which the next that unpacks goes on removing it, where this one is stopped.
+fn renamed(root: linux.fd_t, name: Path) Failure!Path {
+    if (is_unnamed(root, name)) return name;
+    const new = try make_unnamed(root);
+    errdefer _ = linux.unlinkat(root, new, linux.AT.REMOVEDIR);
+    _ = try done(linux.renameat(root, name, root, new));
+    return new;
 }
 
 /// Removes a file, or a folder and everything in it, as far as it can.

@@ -154,6 +154,7 @@ def _package(package: metadata.Distribution) -> Part:
 
 def _inside(package: metadata.Distribution) -> list[Part]:
     """What the bills of materials that a wheel brings name besides itself."""
+    itself = PackageURL("pypi", None, package.name)  # which writes the name as others do: in small letters, with "-"
     files = [file for file in package.files or () if "sboms" in file.parts and file.suffix == ".json"]
     bills = [json.loads(Path(str(package.locate_file(file))).read_text("utf-8")) for file in files]
     found = []
@@ -163,7 +164,7 @@ def _inside(package: metadata.Distribution) -> list[Part]:
             said.get("expression") or said["license"].get("id") or said["license"]["name"]
             for said in one.get("licenses", ())
         ]
-        if purl is None or (purl.type, purl.name) != ("pypi", package.name):
+        if purl is None or (purl.type, purl.name) != (itself.type, itself.name):
             found.append(Part(one["name"], one.get("version", ""), " AND ".join(each), [], purl=purl))
     return sorted(found, key=lambda part: (part.name, part.version))
 
