@@ -2,7 +2,7 @@
 
 `.manifest` in the unpacked folder has a line for every other file: its SHA-256, its size in bytes and its path within
 the folder, with a space between them. Files that are not in it could be loaded as well, so they are told of too, but
-for the empty one that running programs lock.
+for the one that running programs lock, which has to be there and empty.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import stat
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -25,6 +26,8 @@ def damage(folder: Path) -> Iterator[str]:
     except OSError as error:
         yield f"{MANIFEST}: {error.strerror}"
         return
+    if wrong := _fault_of_lock(folder / LOCK):
+        yield f"{LOCK}: {wrong}"
     listed = {MANIFEST, LOCK}
     for line in text.splitlines():
         found = LINE.fullmatch(line)
@@ -38,6 +41,17 @@ def damage(folder: Path) -> Iterator[str]:
         yield f"{MANIFEST}: it is empty"
     for path in sorted(_files(folder) - listed):
         yield f"{path}: it was not packed"
+
+
+def _fault_of_lock(place: Path) -> str:
+    """What is wrong about it, in words; nothing where it is an empty file."""
+    try:
+        found = place.lstat()
+    except OSError as error:
+        return str(error.strerror)
+    if not stat.S_ISREG(found.st_mode):
+        return "it is no file"
+    return f"{found.st_size} bytes instead of 0" if found.st_size else ""
 
 
 def _difference(folder: Path, path: str, size: int, sha256: str) -> str:

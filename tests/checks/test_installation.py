@@ -193,6 +193,7 @@ def test_from_the_binary_its_files_are_checked(tmp_path, monkeypatch):
     assert not findings["files"].ok
     assert findings["files"].detail == f".manifest: No such file or directory in {tmp_path}"
     (tmp_path / ".manifest").write_text(f"{'0' * 64} 3 a\n" * 9, "utf-8")
+    (tmp_path / ".lock").touch()
     detail = found({"CLLM_BINARY": "/opt/cllm"})["files"].detail
     assert detail.endswith(f" and 4 more; it is unpacked anew once {tmp_path} is removed")
 

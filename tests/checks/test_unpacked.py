@@ -24,6 +24,11 @@ def tree(tmp_path):
     return tmp_path
 
 
+def _link_lock(tree):
+    (tree / LOCK).unlink()
+    (tree / LOCK).symlink_to("lib/empty")
+
+
 def test_what_is_as_it_was_packed_is_not_told_of(tree):
     assert list(damage(tree)) == []
 
@@ -38,6 +43,9 @@ def test_what_is_as_it_was_packed_is_not_told_of(tree):
         (lambda tree: (tree / "lib/new.py").write_bytes(b""), "lib/new.py: it was not packed"),
         (lambda tree: (tree / "new").symlink_to("lib"), "new: it was not packed"),
         (lambda tree: (tree / MANIFEST).unlink(), f"{MANIFEST}: No such file or directory"),
+        (lambda tree: (tree / LOCK).unlink(), f"{LOCK}: No such file or directory"),
+        (lambda tree: (tree / LOCK).write_bytes(b"x"), f"{LOCK}: 1 bytes instead of 0"),
+        (_link_lock, f"{LOCK}: it is no file"),
     ],
 )
 def test_what_is_not_is_named(tree, spoil, said):
@@ -75,5 +83,6 @@ def test_names_that_are_no_utf8(tmp_path):
     name = b"bad\xff"
     with open(bytes(tmp_path) + b"/" + name, "wb") as file:  # noqa: PTH123
         file.write(b"abc")
+    (tmp_path / LOCK).touch()
     (tmp_path / MANIFEST).write_bytes(f"{hashlib.sha256(b'abc').hexdigest()} 3 ".encode() + name + b"\n")
     assert list(damage(tmp_path)) == []
