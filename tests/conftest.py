@@ -73,24 +73,26 @@ def pytest_addoption(parser):
 def pytest_sessionstart(session):
     """Kernels compiled as commands have them compiled: what this process compiled itself might round differently.
 
-    Once, also where xdist shares out the tests: before its workers start.
+    Once, also where xdist shares out the tests: before its workers start. Then what they do is audited, fixtures too.
     """
     config = session.config
     if not (JIT_OFF or config.getoption("--no-warmup") or config.option.collectonly or hasattr(config, "workerinput")):
         subprocess.run([sys.executable, "-m", "cllm_cli", "warmup", "--quiet"], check=True, stdout=subprocess.DEVNULL)
+    AUDIT.start()
 
 
 @pytest.fixture(autouse=True)
 def _audited():
     """No test makes library code open a socket, start a process, or run code or a pickle from data."""
-    AUDIT.start()
     before = AUDIT.refused.copy()
     yield
     assert AUDIT.refused - before == {}
 
 
 def pytest_sessionfinish(session):
-    """A worker of xdist hands on what it has audited."""
+    """What a fixture had refused before its test began fails the session. A worker of xdist hands on what it has."""
+    if AUDIT.refused:
+        session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
     if hasattr(session.config, "workeroutput"):
         session.config.workeroutput["audited"] = [dict(AUDIT.allowed), dict(AUDIT.refused)]
 

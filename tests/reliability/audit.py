@@ -6,6 +6,7 @@ of the package is on the stack; what stands nearer to the event decides whether 
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections import Counter
 from pathlib import Path
@@ -32,7 +33,7 @@ ALLOWED = {
         "/typing.py",
         "/ast.py",
         "/attr/",
-        "/inspect.py",
+        inspect.__file__,  # not commands/inspect.py of the package
     ),
     "marshal.loads": ("<frozen importlib",),
     "exec": (
@@ -43,7 +44,7 @@ ALLOWED = {
         "/attr/",
         "/pydantic/",
         "/typing",
-        "/inspect.py",
+        inspect.__file__,
     ),
 }
 """Event → what must be on the stack nearer to it than the package's innermost frame, or that frame itself."""

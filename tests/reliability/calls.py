@@ -124,19 +124,18 @@ def watching(root: Path, before: Hook) -> Iterator[None]:
 class Fault:
     """Lets call number `number` fail, counted from 1, and with `forever` all that come after it.
 
-    It fails with the error `code`; without one the process dies of SIGKILL. `hits` says how often that was.
+    It fails with the error `code`; without one the process dies of SIGKILL. `hits` are the calls that did.
     """
 
     def __init__(self, number: int, code: int | None, forever: bool = False) -> None:
         self.number, self.code, self.forever = number, code, forever
-        self.seen = self.hits = 0
-        self.first: Call | None = None
+        self.seen = 0
+        self.hits: list[Call] = []
 
     def __call__(self, call: Call) -> None:
         self.seen += 1
         if self.seen == self.number or (self.forever and self.seen > self.number):
-            self.hits += 1
-            self.first = self.first or call
+            self.hits.append(call)
             if self.code is None:
                 os.kill(os.getpid(), signal.SIGKILL)
             raise OSError(self.code, os.strerror(self.code), str(call.path))

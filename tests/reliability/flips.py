@@ -1,4 +1,4 @@
-"""Single flipped bits and files that were cut short, in every file of a run: seen and named, or without any effect."""
+"""Single flipped bits and files that were cut short, in every file of a run that is read: seen and named."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from cllm_cli.training.run_folder import RunFolder
 
 from .small_runs import in_memory, start, text_in
 
-HARMLESS = {"metrics.jsonl", "config.json"}
-"""Files that nothing reads: the one is a log, the other is for others, and is written anew by --resume."""
+UNREAD = {"metrics.jsonl", "config.json", ".lock"}
+"""Files whose content nothing reads: a log, what is for others and written anew by --resume, and a lock."""
 
 
 def everything(folder: RunFolder) -> tuple[Any, ...]:
@@ -39,7 +39,7 @@ def everything(folder: RunFolder) -> tuple[Any, ...]:
 
 
 def run(count: int, seed: int) -> dict[str, Any]:
-    """Damages `count` times: two of three times a bit, else the length."""
+    """Damages `count` times: two of three times a bit, else the length; nothing in the checkpoint before the newest."""
     random, outcomes, wrong = Random(seed), Counter[str](), Counter[str]()
     with in_memory() as place:
         text, folder = text_in(Path(place)), RunFolder(Path(place) / "run")
@@ -52,7 +52,8 @@ def run(count: int, seed: int) -> dict[str, Any]:
         newest.rename(hidden)
         older = everything(folder)
         hidden.rename(newest)
-        files = sorted(path for path in folder.path.rglob("*") if path.is_file() and path.name != ".lock")
+        kept = (path for path in folder.path.rglob("*") if path.is_file() and path.name not in UNREAD)
+        files = sorted(path for path in kept if newest in path.parents or newest.parent not in path.parents)
         for number in range(count):
             path = files[number % len(files)]
             content = path.read_bytes()
@@ -61,15 +62,13 @@ def run(count: int, seed: int) -> dict[str, Any]:
             name = str(path.relative_to(folder.path))
             outcome = _outcome(folder, path, whole, older)
             expected = {"named", "passed over"} if newest in path.parents else {"named"}
-            if path.name in HARMLESS or (newest.parent in path.parents and newest not in path.parents):
-                expected = {"no effect"}  # the checkpoint before the newest is not read
             if what == "bit":  # what says that there is a hash may itself be hit, while all that it speaks of is whole
                 expected.add("no effect")
             outcomes[outcome] += 1
             if outcome not in expected:
                 wrong[f"{name}, {what}: {outcome}"] += 1
             path.write_bytes(content)
-    return {"damages": count, **outcomes, "failures": sum(wrong.values()), "wrong": dict(wrong)}
+    return {"files": len(files), "damages": count, **outcomes, "failures": sum(wrong.values()), "wrong": dict(wrong)}
 
 
 def _damaged(content: bytes, random: Random) -> tuple[bytes, str]:

@@ -196,7 +196,7 @@ def test_a_link_out_of_a_run_is_refused(run, refused, name, command):
         item.unlink(missing_ok=True)
         target = target if "step" in name else target / "precious"
     item.symlink_to(target)
-    refused(*READERS[command])
+    refused(*READERS[command], words=[f"{Path('run') / name} is a link that leads out of the run folder"])
 
 
 def test_a_batch_that_a_stranger_asks_for_is_made_smaller(run):

@@ -23,6 +23,31 @@ def test_a_kilobyte_is_learned_by_heart(run, tmp_path):
     assert last.val_loss < 0.1
 
 
+def losses(records):
+    """Those of the steps, and the two of the end."""
+    told = [*records]
+    return [each.loss for each in told if each.event == "step"] + [told[-1].val_loss, told[-1].best_val_loss]
+
+
+@pytest.mark.parametrize("tokenizer", ["char", "byte"])
+def test_one_token_at_a_time_is_learned_from(run, tokenizer):
+    """Windows of one token, in batches of one: an attention that sees just itself, a mean over a single loss."""
+    found = losses(run(block_size=1, batch_size=1, tokenizer=tokenizer))
+    assert len(found) == 8
+    assert all(0 < loss < 8 for loss in found)
+
+
+@pytest.mark.parametrize("tokenizer", ["char", "byte"])
+def test_a_text_of_one_symbol_is_learned_from(run, tmp_path, tokenizer):
+    """With one token for it there is nothing to learn, and every loss is zero; bytes have 256 to choose from."""
+    text = tmp_path / "one.txt"
+    text.write_text("a" * 500, "utf-8")
+    found = losses(run("one", text, tokenizer=tokenizer, lr=1e-2))
+    assert len(found) == 8
+    assert all(0 <= loss < 8 for loss in found)
+    assert found[-1] <= found[0]
+
+
 def surprisals(text, facts):
     """−ln of each character's probability under the source, from its third character on."""
     rows = {pair: np.array(weights) / sum(weights) for pair, weights in facts["weights"].items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import signal
+from types import SimpleNamespace
 
 import pytest
 from safetensors import safe_open
@@ -14,7 +15,7 @@ from cllm_cli.training import session, train
 from cllm_cli.training.evaluate import Evaluator, Score
 from cllm_cli.training.loop import Loop
 from cllm_cli.training.metrics import Metrics
-from cllm_cli.training.records import End, Evaluating
+from cllm_cli.training.records import Checkpointed, End, Evaluating
 from cllm_cli.training.step import Stepper
 
 
@@ -174,6 +175,28 @@ def test_epochs_become_steps(text, tmp_path):
     found = list(train([text], tmp_path / "out", epochs=0.05, **settings))
     assert found[-1].stopped == "epochs"
     assert found[-1].step == found[0].steps > 0
+
+
+def test_a_run_is_saved_every_five_minutes_and_not_much_more_often(run, monkeypatch):
+    """By the clock alone, of which a step takes twenty seconds here; the first checkpoint comes earlier."""
+    clock = 0.0
+
+    def step(self, *args, stepped=Stepper.run):
+        nonlocal clock
+        clock += 20
+        return stepped(self, *args)
+
+    monkeypatch.setattr("cllm_cli.training.loop.time", SimpleNamespace(monotonic=lambda: clock))
+    monkeypatch.setattr(Stepper, "run", step)
+    saved = [0.0]
+    for record in run(steps=60, eval_every=1000, save_every=1000):
+        if isinstance(record, Checkpointed):
+            saved.append(clock)
+    between = [after - before for before, after in itertools.pairwise(saved)]
+    assert between[0] <= 60
+    assert all(180 <= each <= 300 for each in between[1:-1])
+    assert len(between) > 4
+    assert saved[-1] == clock == 1200
 
 
 def test_pulses_come_between_logged_steps(run, monkeypatch):
