@@ -38,7 +38,7 @@ FORMAT = 2  # of whatever format, a manifest has its format, the version of cllm
 READ = (1, FORMAT)  # what this version reads
 ADDED = {"recent_losses"}  # since format 1
 LARGEST_MANIFEST = 1 << 20  # bytes
-UNREADABLE = {errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE}
+NOT_THERE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.ELOOP}  # EINVAL: no regular file
 MOVE_AWAY = "move it out of the run to go on from the one before"
 MOST_LOSSES = 1 << 10
 FIGURES = {"val_loss", "bits_per_byte", "best_val_loss", "loss_sum", "seconds"}  # of Progress; the others are counts
@@ -150,6 +150,7 @@ def check_fits(folder: RunFolder, config: ModelConfig) -> None:
         except RunError as error:
             faults.append(error)
     if faults and files[0] != folder.model:
+        newest(folder)  # one that may be whole is refused in its own words
         raise RunError(
             f"no checkpoint in {folder.checkpoints} is whole: {faults[0].message}", "start over with --force"
         )
@@ -170,8 +171,9 @@ def newest(folder: RunFolder) -> tuple[Path | None, dict[str, Any], list[str]]:
         except _MayBeWholeError:
             raise
         except RunError as error:
-            if isinstance(error.__cause__, OSError) and error.__cause__.errno in UNREADABLE:
-                reason = f"cannot read {path}: {error.__cause__.strerror}"
+            cause = error.__cause__
+            if isinstance(cause, OSError) and cause.errno not in NOT_THERE:
+                reason = f"cannot read {path}: {cause.strerror or cause}"
                 raise _MayBeWholeError(reason, f"try again, or {MOVE_AWAY}") from error
             passed.append(error.message)
     return None, {}, passed
@@ -199,8 +201,6 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     """A checkpoint's manifest, after its state was compared with it."""
     try:
         manifest = read_json(path / "manifest.json", LARGEST_MANIFEST)
-        part = manifest["parts"]["state.safetensors"]
-        state = path / "state.safetensors"
         if manifest["sha256"] != entries_hash(manifest):
             raise RunError(f"{path} is damaged: its manifest is not as it was written")
         if type(manifest["format"]) is int and manifest["format"] > FORMAT:
@@ -211,6 +211,8 @@ def _read_manifest(path: Path) -> dict[str, Any]:
             )
         if manifest["format"] not in READ:
             raise RunError(f"{path} is damaged: there is no such format")
+        part = manifest["parts"]["state.safetensors"]
+        state = path / "state.safetensors"
         if state.stat().st_size != part["bytes"] or file_hash(state) != part["sha256"]:
             raise RunError(f"{path} is damaged: its state is not as it was written")
         if path.name != _name(manifest["step"]):

@@ -87,8 +87,9 @@ def _remedy(settings: Settings, room: int, policies: Sequence[str]) -> str:
         return f"--recompute {POLICIES[-1]} fits"
     whole = batch = settings.batch_size or 1
     while batch := batch // 2:
-        if _total(replace(settings, batch_size=batch), policies[-1]) <= room:
-            return f"--batch-size {batch} --grad-accum {-(-whole * settings.grad_accum // batch)} fits"
+        smaller = replace(settings, batch_size=batch, grad_accum=-(-whole * settings.grad_accum // batch))
+        if _total(smaller, policies[-1]) <= room:
+            return f"--batch-size {batch} --grad-accum {smaller.grad_accum} fits"
     return "train a smaller model: see --n-layer, --n-embd and --block-size"
 
 

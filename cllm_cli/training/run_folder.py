@@ -44,7 +44,7 @@ from cllm_cli.training.tensor_files import check_model, copy_tensors, open_tenso
 
 OWN = ("config.toml", "config.json", "model.safetensors", "tokenizer.json", "metrics.jsonl", "checkpoint", "data")
 LOCK = ".lock"
-STEP = re.compile(r"step-(\d{8}|[1-9]\d{8,})")  # a checkpoint's name
+STEP = re.compile(r"step-([0-9]{8}|[1-9][0-9]{8,})")  # a checkpoint's name
 LARGEST_FACTS = 64 << 20  # bytes of what is noted of a corpus: the names of its files, if they are many
 
 
@@ -81,10 +81,17 @@ class RunFolder:
 
     def saved(self) -> dict[int, Path]:
         """The folder of each checkpoint by its step, the newest first; what has another name is somebody else's."""
-        with _as_run_error(self.checkpoints):
-            names = [path.name for path in self.checkpoints.iterdir()] if self.checkpoints.is_dir() else []
-        steps = {int(found[1]): self.checkpoints / name for name in names if (found := STEP.fullmatch(name))}
-        return {step: path for step, path in sorted(steps.items(), reverse=True) if path.is_dir()}
+        steps: dict[int, Path] = {}
+        with (
+            _as_run_error(self.checkpoints),
+            contextlib.suppress(FileNotFoundError),
+            os.scandir(self.checkpoints) as items,
+        ):
+            for item in items:
+                found = STEP.fullmatch(item.name)
+                if found and item.is_dir(follow_symlinks=False):
+                    steps[int(found[1])] = self.checkpoints / item.name
+        return dict(sorted(steps.items(), reverse=True))
 
     def exists(self) -> bool:
         """Whether a run was started here. Many a folder has a config.toml; a run has one of these beside it."""

@@ -294,7 +294,7 @@ def settled(folder, path):
 @pytest.mark.parametrize("keep", [1, 2])
 def test_what_has_another_name_takes_no_place(folder, keep):
     """A copy that somebody keeps beside the checkpoints is neither counted nor removed."""
-    others = ["step-00000002.good", "step-000000009", "step-2", "step-x1"]
+    others = ["step-00000002.good", "step-000000009", "step-2", "step-x1", "step-٠٠٠٠٠٠٠٢"]
     for name in others:
         shutil.copytree(folder.checkpoints / "step-00000002", folder.checkpoints / name)
     (folder.checkpoints / "step-00000008").write_text("a file", "utf-8")
@@ -309,6 +309,7 @@ def test_what_has_another_name_takes_no_place(folder, keep):
 def test_one_of_a_later_format_is_refused_and_not_removed(folder):
     path = newest(folder) / "manifest.json"
     manifest = json.loads(path.read_text("utf-8")) | {"format": 3, "cllm": "9.1"}
+    del manifest["parts"]  # it may keep its state in other files
     path.write_text(json.dumps(manifest | {"sha256": entries_hash(manifest)}), "utf-8")
     with pytest.raises(RunError, match=r"of format 3, of cllm '9.1'; cllm .* reads 1 and 2") as caught:
         load(folder)
@@ -316,7 +317,7 @@ def test_one_of_a_later_format_is_refused_and_not_removed(folder):
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "state.safetensors"])
-@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.EMFILE])
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.EMFILE, errno.ETIMEDOUT])
 def test_one_that_cannot_be_read_now_is_not_passed_over(folder, monkeypatch, name, number):
     """It would be removed."""
     path, real = newest(folder) / name, Path.open
@@ -331,3 +332,26 @@ def test_one_that_cannot_be_read_now_is_not_passed_over(folder, monkeypatch, nam
     with pytest.raises(RunError, match=f"cannot read .*step-00000002: {os.strerror(number)}") as caught:
         checkpoint.load(folder, tensors, settings, folder.read_facts()["fingerprint"])
     assert "try again" in caught.value.hint
+
+
+def test_the_only_one_of_a_later_format_is_refused_in_its_own_words(folder):
+    """Not as damaged, with the advice to start over."""
+    shutil.rmtree(folder.checkpoints / "step-00000001")
+    path = newest(folder) / "manifest.json"
+    manifest = json.loads(path.read_text("utf-8")) | {"format": 3, "cllm": "9.1"}
+    path.write_text(json.dumps(manifest | {"sha256": entries_hash(manifest)}), "utf-8")
+    (newest(folder) / "state.safetensors").rename(newest(folder) / "state.other")
+    with pytest.raises(RunError, match="of format 3") as caught:
+        checkpoint.check_fits(folder, model_config(folder.read_settings()))
+    assert "--force" not in caught.value.hint
+
+
+def test_checkpoints_that_cannot_be_listed_are_not_none(folder, monkeypatch):
+    """The run would begin anew."""
+
+    def failing(path):
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    monkeypatch.setattr(os, "scandir", failing)
+    with pytest.raises(RunError, match=r"cannot use .*checkpoint: Input/output error"):
+        folder.saved()

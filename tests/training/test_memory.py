@@ -131,7 +131,7 @@ def test_what_was_asked_for_is_not_changed(settings):
 
 
 def test_too_small_a_limit_names_a_batch_that_fits(settings):
-    smaller = dataclasses.replace(settings, batch_size=2)
+    smaller = dataclasses.replace(settings, batch_size=2, grad_accum=4)
     with pytest.raises(ConfigError, match=r"training needs \d+ MB of memory, --memory allows \d+ MB") as caught:
         choose_recompute(limited(settings, total(smaller, "block")))
     assert caught.value.hint == "--batch-size 2 --grad-accum 4 fits"
