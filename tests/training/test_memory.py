@@ -193,7 +193,8 @@ def test_a_policy_that_nobody_asked_for_is_where_to_begin(settings, monkeypatch)
 
 def test_tokens_of_a_step_count():
     """Nine bytes each, whose number is one of --grad-accum: they may be more than the model."""
-    settings = make_settings({**SIZES, "memory": "1GB"})
+    settings = make_settings({**SIZES, "memory": "4GB"})
     assert batch_bytes(settings) == 9 * 8 * 64
-    with pytest.raises(ConfigError, match=r"training needs 4,[78]\d{2} MB"):
+    assert choose_recompute(settings).recompute
+    with pytest.raises(ConfigError, match="training needs"):
         choose_recompute(dataclasses.replace(settings, grad_accum=1_000_000))
