@@ -184,8 +184,7 @@ def run() -> None:
             pass
         os.close(number)
     if sys.stderr is None:
-        # Path.open closes nothing either; it stays open till the end.
-        sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115
+        sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115  # it stays open till the end
     if os.environ.get("COLUMNS") == "0":  # a terminal that nobody knows, in which no help would be seen
         del os.environ["COLUMNS"]
     if not os.environ.get("TERM"):  # Rich, which shows the help, would take it for one with colours
@@ -193,8 +192,7 @@ def run() -> None:
     # The platform's encoding must not decide whether a sample can be written.
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, OSError):
-            # TextIO has no reconfigure, the streams of a program do.
-            stream.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]
+            stream.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]  # TextIO has none
     try:
         code = main(sys.argv[1:])
     except KeyboardInterrupt:  # one more, while an error was told

@@ -113,8 +113,7 @@ def with_settings(command: Callable[..., None], group: str = "") -> Any:
         command(**values, settings={name: value for name, value in settings.items() if value not in (None, [])})
 
     parameters = [parameter for parameter in own if parameter.name != "settings"] + flags
-    # Typer reads it; functions declare none.
-    wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # Typer reads it
     wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return wrapper
 
