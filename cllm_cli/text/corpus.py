@@ -19,7 +19,7 @@ from cllm_cli.text.documents import AS_IT_IS, Reading
 from cllm_cli.text.pile import Pile, Span
 from cllm_cli.text.reading import files_in, incoming, plain_bytes, readable_twice
 from cllm_cli.text.sources import Listing, no_text
-from cllm_cli.text.split import SPLIT_RULE, Document, Documents, choose_validation, end_of_one, fingerprint_of
+from cllm_cli.text.split import SPLIT_RULE, Document, Documents, choose_validation, fingerprint_of, sides_of_one
 from cllm_cli.text.store import DocumentTable, document_table
 from cllm_cli.text.tokenizers import builder_of
 from cllm_cli.text.tokenizers.base import Builder, Encoder, TokenArray, Tokenizer, count_bytes
@@ -200,13 +200,6 @@ def tokens_of(
         raise CorpusError(f"the text is too short: it has {_counted(tokens.size)}, a score needs 2", "give more text")
     size = sum(document.size for document in documents)
     return Text(tokens, size, len(documents), dict(listing.skipped), notices, fingerprint_of(documents, ()))
-
-
-def sides_of_one(tokens: TokenArray, tokenizer: Tokenizer, val_fraction: float) -> tuple[TokenArray, TokenArray]:
-    """A single document for training, and its end for validation; no character is torn where that can be."""
-    cut = end_of_one(tokens.size, val_fraction)
-    cut = tokenizer.boundary(tokens, cut) or cut
-    return tokens[:cut], tokens[cut:]
 
 
 def check_long_enough(corpus: Corpus, block_size: int) -> None:

@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 
 from cllm_cli.errors import CorpusError
-from cllm_cli.text.corpus import TRAIN, VAL, Corpus, sides_of_one
+from cllm_cli.text.corpus import TRAIN, VAL, Corpus
 from cllm_cli.text.mapped import pieces_of
 from cllm_cli.text.pile import Row, Span
 from cllm_cli.text.sources import shown
-from cllm_cli.text.split import Document, fingerprint_of
+from cllm_cli.text.split import Document, fingerprint_of, sides_of_one
 from cllm_cli.text.store import MAGIC, document_table, no_text_but_store
 from cllm_cli.text.tokenizers.base import TokenArray, Tokenizer, count_bytes
 

@@ -12,6 +12,8 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, overload
 
+from cllm_cli.text.tokenizers.base import TokenArray, Tokenizer
+
 SPLIT_RULE = 1
 
 
@@ -54,9 +56,14 @@ class Documents(Sequence[Document]):
         return Document(start, stop, size, bytes(self._digests[32 * at : 32 * at + 32]))
 
 
-def end_of_one(tokens: int, val_fraction: float) -> int:
-    """Where the validation end of a single document of `tokens` tokens begins. Each side gets a token, if it can."""
-    return tokens - max(1, min(tokens - 1, round(tokens * val_fraction)))
+def sides_of_one(tokens: TokenArray, tokenizer: Tokenizer, val_fraction: float) -> tuple[TokenArray, TokenArray]:
+    """A single document for training, and its end for validation.
+
+    Each side gets a token, if it can; no character is torn where that can be.
+    """
+    cut = tokens.size - max(1, min(tokens.size - 1, round(tokens.size * val_fraction)))
+    cut = tokenizer.boundary(tokens, cut) or cut
+    return tokens[:cut], tokens[cut:]
 
 
 def choose_validation(documents: Sequence[Document], val_fraction: float) -> tuple[list[bool], str]:
