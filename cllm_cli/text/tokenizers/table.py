@@ -48,6 +48,8 @@ class TableTokenizer(Tokenizer):
         self.vocab_size = text_ids + (end_of_text == text_ids)
         self.token_bytes = np.zeros(self.vocab_size, dtype=np.uint32)
         self.token_bytes[:text_ids] = [len(piece) for piece in self._table]
+        beyond = [b""] * (self.vocab_size - text_ids) + [REPLACEMENT]
+        self._pieces = np.array([*self._table, *beyond], dtype=object)
 
     @property
     def possible_end(self) -> int:
@@ -83,10 +85,9 @@ class TableTokenizer(Tokenizer):
         return self.encode_texts([REPLACEMENT.decode() * len(data)])[0]
 
     def decode_bytes(self, ids: npt.ArrayLike) -> bytes:
-        table, known, end = self._table, len(self._table), self.end_of_text
-        return b"".join(
-            [table[token] if 0 <= token < known else REPLACEMENT for token in as_ids(ids).tolist() if token != end]
-        )
+        # Without a sign a negative id is a large one: all that have no piece share the last.
+        numbers = np.minimum(as_ids(ids).view(np.uint64), np.uint64(self.vocab_size))
+        return b"".join(self._pieces[numbers].tolist())
 
     def boundary(self, tokens: TokenArray, cut: int) -> int:
         """The last place up to `cut` where no character is torn, a few tokens away at most; else `cut` itself."""
