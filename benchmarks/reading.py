@@ -2,13 +2,16 @@
 
     python benchmarks/reading.py [--megabytes 200] [--bpe-megabytes 20] [--turns 5]
     python benchmarks/reading.py --commands 1024
+    python benchmarks/reading.py --batches 400
 
 The text is sample_data, over and over, each copy with a number of its own. Each side reads it once a turn, in a process
 of its own, and the sides take turns; `library` is what the library `tokenizers` needs to encode the same text, in
 memory already and cut into lines. Memory is the most private memory (anonymous pages) beyond what there was before.
 
 With --commands the commands that take text run on so many MB of it instead, and on a thousandth; the system is asked
-every few milliseconds how much memory each has, its own (anonymous), and of files that it has mapped.
+every few milliseconds how much memory each has, its own (anonymous), and of files that it has mapped. With
+--batches the time that a batch takes to put together, from so many MB of tokens, in memory and in a mapped file, with
+caches that hold none of it, as after a step.
 Standard output: JSON lines. Standard error: a table of medians, or of memory.
 """
 
@@ -33,6 +36,9 @@ from streams import emit, tell
 SAMPLE = Path(__file__).parents[1] / "sample_data" / "story.txt"
 BPE = "bpe:4096"
 DOCUMENTS = 10_000
+BATCH = (8, 256)  # windows, and their length: of S
+BATCHES = 200  # in a turn
+OTHER = 64 << 20  # bytes that are used between two batches
 MEMORY = ("RssAnon:", "RssFile:", "VmHWM:")  # its own, of files, the most in all
 TINY = [
     "--n-layer",
@@ -192,16 +198,52 @@ def watch_commands(megabytes: int) -> None:
             tell(f"{title:<30}" + "".join(f"{size / 1e6:>12.0f}" for size in figures))
 
 
+def time_batches(megabytes: int, turns: int) -> None:
+    """Milliseconds a batch of BATCH windows: tokens in memory and mapped, windows across documents and within them."""
+    import numpy as np
+
+    from cllm_cli.text.batches import Sampler
+    from cllm_cli.text.cuts import Within
+    from cllm_cli.text.mapped import mapped
+
+    batch, length = BATCH
+    with tempfile.NamedTemporaryFile() as file:
+        tokens = np.random.default_rng(0).integers(0, 8192, megabytes << 19, dtype=np.uint16)
+        tokens.tofile(file.name)
+        ends = np.linspace(0, tokens.size, DOCUMENTS + 1, dtype=np.int64)[1:]
+        x, y = np.empty((2, batch, length), dtype=np.int32)
+        other = np.zeros(OTHER, dtype=np.uint8)
+        tell(f"{'':<32}{'ms a batch':>12}")
+        for place, where in {"in memory": tokens, "mapped": mapped(file.file, tokens.dtype, tokens.size)}.items():
+            for title, cuts in {"across documents": None, "within documents": Within(ends, length)}.items():
+                sampler, found = Sampler(where, length, seed=1, cuts=cuts), []
+                for _ in range(turns):
+                    seconds = 0.0
+                    for _ in range(BATCHES):
+                        other += 1
+                        began = time.perf_counter()
+                        sampler.next_batch(x, y)
+                        seconds += time.perf_counter() - began
+                    found.append(seconds / BATCHES)
+                seconds = statistics.median(found)
+                emit({"event": "batches", "place": place, "windows": title, "seconds": seconds, "turns": found})
+                tell(f"{title + ', ' + place:<32}{1e3 * seconds:>12.3f}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--megabytes", type=int, default=200)
     parser.add_argument("--bpe-megabytes", type=int, default=20)
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--commands", type=int, metavar="MB")
+    parser.add_argument("--batches", type=int, metavar="MB")
     parser.add_argument("--worker", nargs=3, metavar=("SIDE", "PATH", "SPEC"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.commands:
         watch_commands(options.commands)
+        return
+    if options.batches:
+        time_batches(options.batches, options.turns)
         return
     if options.worker:
         side, path, spec = options.worker
