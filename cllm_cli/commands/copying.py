@@ -32,7 +32,7 @@ class CopyCheck:
     """The check if it is `wanted`, otherwise nothing. The training text is read at once, so that errors come first."""
 
     def __init__(self, wanted: bool, folder: RunFolder, tokenizer: Tokenizer, corpus: list[str] | None) -> None:
-        from cllm_cli.reporting.terminal import write_line
+        from cllm_cli.reporting.terminal import tell_note
         from cllm_cli.training.training_text import training_text
 
         if corpus and not wanted:
@@ -40,9 +40,7 @@ class CopyCheck:
         self._tokenizer = tokenizer
         self._training: Any = None
         if wanted:
-            self._training = training_text(
-                folder, tokenizer, corpus, lambda text: write_line(sys.stderr, f"note: {text}")
-            )
+            self._training = training_text(folder, tokenizer, corpus, tell_note)
 
     def calls(self) -> list[Call]:
         """The kernels that it needs."""

@@ -50,7 +50,7 @@ def evaluate(
     """Score text: loss in nats, perplexity, bits per byte, accuracy."""
     from cllm_cli.commands.preparing import prepare
     from cllm_cli.reporting.tables import show_evaluation
-    from cllm_cli.reporting.terminal import is_plain, write_line
+    from cllm_cli.reporting.terminal import is_plain, tell_note
     from cllm_cli.text.corpus import tokens_of
     from cllm_cli.text.reading import reading_of
     from cllm_cli.text.store import single_store
@@ -86,7 +86,7 @@ def evaluate(
         given = tokens_of(text, tokenizer, getattr(sys.stdin, "buffer", None), reading)
         tokens = given.tokens
         for notice in given.notices:
-            write_line(sys.stderr, f"note: {notice}")
+            tell_note(notice)
     else:
         tokens = folder.read_validation(tokenizer)
     if tokens.size < 2:

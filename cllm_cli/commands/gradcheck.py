@@ -59,7 +59,7 @@ def gradcheck(
     from cllm_cli.errors import CheckFailed
     from cllm_cli.reporting.flow import show_flow
     from cllm_cli.reporting.tables import show_gradcheck
-    from cllm_cli.reporting.terminal import write_line
+    from cllm_cli.reporting.terminal import tell_note
     from cllm_cli.training.machine import available_cores
     from cllm_cli.training.records import json_line
     from cllm_cli.training.run_folder import RunFolder
@@ -70,7 +70,7 @@ def gradcheck(
     folder = RunFolder(run) if run else None
     chosen = chosen_flow(folder, seed) if flow else chosen_checks(folder, layer, float32, seed)
     for notice in chosen.notices:
-        write_line(sys.stderr, f"note: {notice}")
+        tell_note(notice)
     prepare(chosen.calls, quiet or json)
     if json:
         for row in chosen.rows():

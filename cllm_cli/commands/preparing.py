@@ -17,7 +17,7 @@ def prepare(calls: Iterable[Call], quiet: bool = False) -> int:
 
     Gives the number of different kernels.
     """
-    from cllm_cli.reporting.terminal import write_line
+    from cllm_cli.reporting.terminal import tell_note
     from cllm_cli.training.compiling import compile_kernels
     from cllm_cli.training.records import Compiled, Compiling, Notice
 
@@ -26,7 +26,7 @@ def prepare(calls: Iterable[Call], quiet: bool = False) -> int:
         if isinstance(record, Compiled):
             kernels = record.kernels
         if isinstance(record, Notice):
-            write_line(sys.stderr, f"note: {record.message}")
+            tell_note(record.message)
         if isinstance(record, Compiling) and not record.loading:
             progress.show(record.kernel, record.done, record.total)
     progress.clear()

@@ -58,7 +58,7 @@ def score_passages(
 ) -> None:
     """Writes a line for each passage of `text`, as they come."""
     from cllm_cli.commands.preparing import prepare
-    from cllm_cli.reporting.terminal import write_line
+    from cllm_cli.reporting.terminal import tell_note
     from cllm_cli.text.passages import documents_of, lines_of
     from cllm_cli.text.reading import files_in
     from cllm_cli.text.sources import Listing
@@ -86,7 +86,7 @@ def score_passages(
         sys.stdout.flush()
     notices += [f"left out: {listing.left_out()}"] if listing.skipped else []
     for notice in notices:
-        write_line(sys.stderr, f"note: {notice}")
+        tell_note(notice)
 
 
 def _row(passage: Passage, score: Score) -> dict[str, Any]:

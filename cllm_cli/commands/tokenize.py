@@ -49,7 +49,7 @@ def tokenize(
     corpus = named_files(corpus, files0_from, "CORPUS", needed_by="tokenize")
 
     from cllm_cli.reporting.inspection import show_inspection
-    from cllm_cli.reporting.terminal import write_line
+    from cllm_cli.reporting.terminal import tell_note
     from cllm_cli.text.corpus import read_corpus
     from cllm_cli.text.id_files import read_ids
     from cllm_cli.text.reading import reading_of
@@ -84,7 +84,7 @@ def tokenize(
         except KeyboardInterrupt:
             raise Interrupted(signals.received, "ended at once", "a token store appears when it is whole") from None
     for notice in read.notices:
-        write_line(sys.stderr, f"note: {notice}")
+        tell_note(notice)
     row = {"event": "store", **store_facts(Store(out))}
     if json:
         sys.stdout.write(json_line(row) + "\n")

@@ -67,6 +67,7 @@ def train(
     corpus = named_files(corpus, files0_from, "CORPUS", needed_by="train")
 
     from cllm_cli.reporting.reporter import make_reporter
+    from cllm_cli.reporting.terminal import tell_note
     from cllm_cli.training import train as run_training
     from cllm_cli.training.run_folder import default_folder
     from cllm_cli.training.signals import StopSignals
@@ -81,6 +82,7 @@ def train(
                 force=force,
                 init_from=init_from,
                 stdin=getattr(sys.stdin, "buffer", None),
+                tell=tell_note,
                 stop=lambda: signals.received or (signal.SIGPIPE if unheard else 0),
                 **given,
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import os
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
@@ -82,6 +83,11 @@ def write_line(stream: TextIO, text: str) -> None:
     encoding = getattr(stream, "encoding", None) or "utf-8"
     stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
     stream.flush()
+
+
+def tell_note(text: str) -> None:
+    """A word on standard error for whoever watches, beside a command's results."""
+    write_line(sys.stderr, f"note: {text}")
 
 
 def bar(fraction: float, width: int, signs: Signs) -> tuple[str, str]:

@@ -28,18 +28,20 @@ def train(
     force: bool = False,
     init_from: str | Path | None = None,
     stdin: BinaryIO | None = None,
+    tell: Callable[[str], None] = lambda _: None,
     stop: Callable[[], int] = lambda: 0,
     **settings: Any,
 ) -> Iterator[Record]:
     """Trains on `sources` (files, folders, "-") into the run folder `out`; yields records, Start first and End last.
 
-    `stop` is asked between steps; a signal's number makes the run save and raise Interrupted, 0 lets it go on.
+    `tell` hears, before it is opened, which file is read only because the run that is resumed names it. `stop` is asked
+    between steps; a signal's number makes the run save and raise Interrupted, 0 lets it go on.
     """
     from cllm_cli.training import session
     from cllm_cli.training.loop import Loop
 
     if resume:
-        ready = session.resume(sources, Path(out), settings, stdin)
+        ready = session.resume(sources, Path(out), settings, stdin, tell)
     else:
         ready = session.start(sources, Path(out), settings, force, Path(init_from) if init_from else None, stdin)
     yield from Loop(ready, stop).run()

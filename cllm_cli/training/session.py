@@ -5,7 +5,7 @@ Text is read and everything is checked before anything is written.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,7 +24,7 @@ from cllm_cli.optim.base import Optimizer, Updater
 from cllm_cli.printable import one_line
 from cllm_cli.text.corpus import Corpus, check_long_enough
 from cllm_cli.text.reading import reading_of
-from cllm_cli.text.sources import STANDARD_INPUT
+from cllm_cli.text.sources import STANDARD_INPUT, shown
 from cllm_cli.text.store import single_store
 from cllm_cli.text.tokenized import check_reading, load_corpus, store_settings
 from cllm_cli.text.tokenizers import TOKENIZERS, names_tokenizer
@@ -121,9 +121,16 @@ def start(
 
 
 def resume(
-    sources: Sequence[str | Path], out: Path, given: Mapping[str, Any], stdin: BinaryIO | None = None
+    sources: Sequence[str | Path],
+    out: Path,
+    given: Mapping[str, Any],
+    stdin: BinaryIO | None = None,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> Session:
-    """The run in `out` from its last checkpoint. Raises RunError without one, ConfigError for other settings."""
+    """The run in `out` from its last checkpoint; `tell` hears of a text that only the run's own file names.
+
+    Raises RunError without a checkpoint, ConfigError for other settings.
+    """
     folder = RunFolder(out)
     check_reading(sources, given)
     stored = folder.read_settings()
@@ -140,6 +147,7 @@ def resume(
         val = None if single_store(sources) and not given.get("val") else settings.val
         if val and val != given.get("val"):  # its name comes from the run's own file
             check_text(val, folder.config)
+            tell(f"reading what {folder.path} names as its --val text: {shown(val)}")
         spec = stored.tokenizer if known else tokenizer.kind
         corpus = load_corpus(sources, spec, stored.val_fraction, val, stdin, known, reading)
         if corpus.fingerprint != facts["fingerprint"]:

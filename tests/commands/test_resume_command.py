@@ -257,7 +257,11 @@ def test_a_run_with_a_file_for_validation_goes_on_from_another_folder(cllm, text
     cllm("train", text, "-o", "../out", "--resume").assert_error(1, "val.txt")
     Path("other.txt").write_text("other words, " * 40, "utf-8")
     cllm(*flags, "other.txt", "--resume").assert_error(1, "the corpus is not the one")
-    cllm(*flags, "../val.txt", "--resume").assert_done()
+    cllm(*flags, "../val.txt", "--resume", "--stop-after", 7).assert_done()
+    monkeypatch.chdir("..")
+    told = "note: reading what out names as its --val text: val.txt\n"
+    assert told not in cllm("train", text, "-o", "out", "--resume", "--val", "val.txt", "--stop-after", 9).err
+    assert cllm("train", text, "-o", "out", "--resume", "--quiet").assert_done().err == told
 
 
 def test_a_count_that_settings_come_to_has_bounds_too(train, contents):
