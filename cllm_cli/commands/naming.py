@@ -1,9 +1,10 @@
-"""Which files a command reads: those of its arguments, or of `--files0-from`."""
+"""Which files a command reads: those of its arguments, or of `--files0-from`; and where a run goes."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -43,3 +44,12 @@ def check_val(val: str | None, names_from: str | None) -> None:
     """Raises ConfigError where standard input would be the names and the validation text."""
     if val == names_from == "-":
         raise ConfigError("standard input cannot be both file names and validation text", "give --val a file")
+
+
+def default_folder(corpus: Sequence[str]) -> Path:
+    """Where a run goes that nobody gave a folder: runs/<name of the corpus's first file or folder>."""
+    first = Path(corpus[0])
+    if first.name in ("", ".."):
+        first = first.resolve()
+    name = "stdin" if corpus[0] == "-" else first.name if first.is_dir() else first.stem
+    return Path("runs") / (name or "corpus")

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cllm_cli.commands.naming import FileNames, check_val, named_files
+from cllm_cli.commands.naming import FileNames, check_val, default_folder, named_files
 from cllm_cli.commands.options import Cpu, Debug, Json, Quiet, allow_threads, with_settings
 from cllm_cli.config import make_settings, merge
 from cllm_cli.config_file import read_config
@@ -69,7 +69,6 @@ def train(
     from cllm_cli.reporting.reporter import make_reporter
     from cllm_cli.reporting.terminal import tell_note
     from cllm_cli.training import train as run_training
-    from cllm_cli.training.run_folder import default_folder
     from cllm_cli.training.signals import StopSignals
 
     signals, unheard = StopSignals(patient=False), False

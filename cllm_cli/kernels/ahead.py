@@ -24,13 +24,13 @@ import numba
 import numpy as np
 
 from cllm_cli.errors import ConfigError
-from cllm_cli.kernels.jit import CACHE_VARIABLE, cache_root, is_cached
+from cllm_cli.kernels.jit import CACHE_VARIABLE, cache_root, is_cached, working_root
 
 Call = tuple[Any, tuple[Any, ...]]
 
 COMPILE, LOAD, HERE, UNKEPT = "compile", "load", "here", "unkept"
-"""What is being done: compiling elsewhere, loading, or compiling in this process: although others were to do it, or
-since there is no folder to keep it in."""
+"""What is being done: compiling elsewhere, loading, compiling in this process although others were to do it, or
+compiling without a folder that keeps it: elsewhere or, where none can be made for the time being, in this process."""
 
 WORKER = f"{__package__}.worker"
 HEAVY = ("attention", "linear", "cross_entropy")  # what takes longest is begun first
@@ -55,18 +55,19 @@ def compile_ahead(calls: Iterable[Call], workers: int) -> Iterator[tuple[str, in
 
     Yields a kernel's name, how many are ready, of how many, and what is being done: COMPILE, LOAD, HERE or UNKEPT.
 
-    Without a cache they are compiled here, in every run alike. Where no other process can do it, in this run alone.
+    Where no other process can do it they are compiled here, in this run alone.
     """
     wanted = _by_types(calls)
     types = {key: tuple(map(type_of, key[2:])) for key in wanted}
     missing = [key for key, kernel in wanted.items() if not is_cached(kernel, types[key])]
     missing.sort(key=lambda key: not key[1].startswith(HEAVY))
-    if missing and cache_root() is not None:
-        for done, name in _elsewhere(missing, workers):
-            yield name, done, len(missing), COMPILE
+    root = working_root()
+    if missing and root is not None:
+        for done, name in _elsewhere(missing, workers, environment={CACHE_VARIABLE: str(root.parent)}):
+            yield name, done, len(missing), COMPILE if cache_root() else UNKEPT
     for done, (key, kernel) in enumerate(wanted.items()):
         alone = key in missing and not is_cached(kernel, types[key])
-        yield key[1], done, len(wanted), (UNKEPT if cache_root() is None else HERE) if alone else LOAD
+        yield key[1], done, len(wanted), (UNKEPT if root is None else HERE) if alone else LOAD
         kernel.compile(types[key])
 
 

@@ -8,17 +8,20 @@ file that it calls. Here each kernel module has a folder named by a hash of its 
 package that it imports, of Numba's version and of the CPU: a stale kernel cannot be found, and one edit does not
 recompile the rest.
 A cached kernel is code that will run, so the folder is private to the user, and ignored where others could put
-something into it (`private.py`). A package may bring along folders of its own, compiled for CPU levels (`levels.py`):
-they are only read.
+something into it (`private.py`); where there is none, a folder for the time of the process takes its place. A package
+may bring along folders of its own, compiled for CPU levels (`levels.py`): they are only read.
 """
 
 from __future__ import annotations
 
 import ast
+import atexit
 import functools
 import hashlib
 import os
 import platform
+import shutil
+import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -79,11 +82,27 @@ def cache_place() -> Path:
 
 @functools.cache
 def cache_root() -> Path | None:
-    """The folder of compiled kernels; None where none is safe to use, and each process compiles anew."""
+    """The folder that keeps compiled kernels; None where none is safe to use, and each command compiles anew."""
     try:
         return cache_place() if make_private(cache_place()) else None
     except (OSError, RuntimeError):
         return None
+
+
+@functools.cache
+def working_root() -> Path | None:
+    """The folder that this process has compiled kernels from: `cache_root()` or, where there is none, one that is
+    removed when the process ends. None where there is no place for that either.
+    """
+    root = cache_root()
+    if root is not None:
+        return root
+    try:
+        place = Path(tempfile.mkdtemp(prefix="cllm-"))
+    except OSError:
+        return None
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    return place / "kernels" if make_private(place / "kernels") else None
 
 
 @functools.cache
@@ -136,7 +155,7 @@ def folder_names() -> set[str]:
 
 @functools.cache
 def cache_folder(module: Path) -> Path | None:
-    """Where the compiled kernels of the module at this path are: in the package itself or under `cache_root()`.
+    """Where the compiled kernels of the module at this path are: in the package itself or under `working_root()`.
 
     None where no place for them is safe, and for a module that is not of this package.
     """
@@ -144,7 +163,7 @@ def cache_folder(module: Path) -> Path | None:
     if PACKAGE.resolve() not in path.parents:
         return None
     name = folder_name(PACKAGE / path.relative_to(PACKAGE.resolve()))
-    shipped, root = SHIPPED / TARGET / name, cache_root()
+    shipped, root = SHIPPED / TARGET / name, working_root()
     if shipped.is_dir():
         return shipped
     if root is None:

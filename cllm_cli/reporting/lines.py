@@ -195,5 +195,7 @@ class Results(Consumer):
                 where = "" if self._best_step is None else f" at step {count(self._best_step)}"
                 lines.append(("best validation", loss(end.best_val_loss) + where))
         if run:
-            lines += [("run folder", one_line(run)), ("generate with", f"cllm generate {one_line(shlex.quote(run))}")]
+            lines.append(("run folder", one_line(run)))
+        if run and end.step:  # before the first step there are no weights
+            lines.append(("generate with", f"cllm generate {one_line(shlex.quote(run))}"))
         return lines

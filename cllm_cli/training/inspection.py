@@ -186,7 +186,7 @@ def _layers(folder: RunFolder, step: int) -> dict[str, int]:
     if step == 0 and not folder.model.exists():
         return {}
     layers: dict[str, int] = {}
-    with open_tensors(folder.model) as tensors:
+    with folder.open_model() as tensors:
         for name in sorted(tensors.keys()):
             parts = name.removeprefix("transformer.").split(".")
             layer = ".".join(parts[:2] if parts[0] == "h" else parts[:1])

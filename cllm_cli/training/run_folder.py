@@ -14,7 +14,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -264,7 +264,7 @@ class RunFolder:
         A weight that is not finite is an error, unless whoever asks looks for one.
         """
         config = model_config(self.read_settings())
-        with open_tensors(self.model) as tensors:
+        with self.open_model() as tensors:
             check_model(tensors, config, self.model)
             model = Model(config, dtype)
             copy_tensors(tensors, model.arena.tensors(), self.model, finite)
@@ -272,17 +272,19 @@ class RunFolder:
 
     def read_weights(self, arena: Arena, finite: bool = True) -> None:
         """Fills an arena with the run's best weights."""
-        with open_tensors(self.model) as tensors:
+        with self.open_model() as tensors:
             copy_tensors(tensors, arena.tensors(), self.model, finite)
 
-
-def default_folder(corpus: Sequence[str]) -> Path:
-    """Where a run goes that nobody gave a folder: runs/<name of the corpus's first file or folder>."""
-    first = Path(corpus[0])
-    if first.name in ("", ".."):
-        first = first.resolve()
-    name = "stdin" if corpus[0] == "-" else first.name if first.is_dir() else first.stem
-    return Path("runs") / (name or "corpus")
+    @contextlib.contextmanager
+    def open_model(self) -> Iterator[Any]:
+        """The tensors of the run's best weights. Raises RunError, also where no step was made yet."""
+        if self.config.exists() and not self.model.exists():
+            raise RunError(
+                f"{self.path} has no weights: {self.model.name} is missing",
+                "a run that was stopped before its first step goes on with --resume; else restore the run folder",
+            )
+        with open_tensors(self.model) as tensors:
+            yield tensors
 
 
 def model_config(settings: Settings) -> ModelConfig:

@@ -37,7 +37,7 @@ from cllm_cli.training.memory import choose_recompute
 from cllm_cli.training.resolve import resolve, sampler_of
 from cllm_cli.training.run_folder import RunFolder, model_config
 from cllm_cli.training.step import Stepper
-from cllm_cli.training.tensor_files import check_model, open_tensors
+from cllm_cli.training.tensor_files import check_model
 from cllm_cli.training.training_text import check_text, origin_of
 
 UPDATER_SETTINGS = ("beta1", "beta2", "eps", "momentum", "nesterov", "weight_decay", "lr", "lr_embed")
@@ -288,7 +288,7 @@ def _check_weights(source: RunFolder, config: ModelConfig) -> None:
     """
     if replace(model_config(source.read_settings()), dropout=0.0) != replace(config, dropout=0.0):
         raise ConfigError(f"the model's sizes are not those of {source.path}", "with --init-from leave the sizes out")
-    with open_tensors(source.model) as tensors:
+    with source.open_model() as tensors:
         check_model(tensors, config, source.model)
 
 

@@ -126,11 +126,13 @@ def test_text_from_a_pipe_is_kept_and_used_in_place_of_it(train, whole, bits, te
     assert bits(Path("out")) == whole[0]
 
 
-def test_a_run_that_was_killed_before_its_first_checkpoint_starts_from_step_0_and_says_so(train, whole, bits):
+def test_a_run_that_was_killed_before_its_first_checkpoint_starts_from_step_0_and_says_so(cllm, train, whole, bits):
     train(*LENGTH).assert_done()
     shutil.rmtree("out/checkpoint")
     Path("out/checkpoint").mkdir()
     Path("out/model.safetensors").unlink()
+    for command in ("eval", "generate"):
+        cllm(command, "out").assert_error(1, "out has no weights", "before its first step goes on with --resume")
     done = train("--resume").assert_done()
     assert "starts again from step 0" in done.err
     assert bits(Path("out")) == whole[0]

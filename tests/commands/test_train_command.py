@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import re
 import tomllib
+from pathlib import Path
 
 import pytest
+
+from cllm_cli.commands.naming import default_folder
 
 KEYS = {
     "start": {"params", "train_tokens", "val_tokens", "memory_bytes", "config"},
@@ -114,6 +117,15 @@ def test_the_default_folder_is_named_after_the_corpus(cllm, text, tiny, tmp_path
     monkeypatch.chdir(place)
     cllm("train", corpus, *tiny, "--quiet", stdin=text.read_bytes()).assert_done()
     assert [path.name for path in (place / "runs").iterdir()] == [folder]
+
+
+def test_a_run_is_called_after_its_text(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("a.book").mkdir()
+    wanted = {"-": "stdin", "a.book": "a.book", "b.book.txt": "b.book", "x/c.txt": "c", ".": tmp_path.name}
+    for corpus, name in wanted.items():
+        assert default_folder([corpus, "other"]) == Path("runs") / name
+    assert default_folder(["/"]) == Path("runs/corpus")
 
 
 def test_a_run_folder_holds_what_the_contract_says(run):

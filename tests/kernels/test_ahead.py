@@ -64,12 +64,23 @@ def test_the_first_process_runs_the_same_code_as_the_second(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_kernels_are_compiled_in_place_where_there_is_no_cache(tmp_path: Path) -> None:
+def test_where_no_folder_keeps_them_they_are_compiled_elsewhere_too_and_here_where_no_folder_can_be_made(
+    tmp_path: Path,
+) -> None:
+    def run(cache: Path, before: str = "") -> list[str]:
+        program = f"{before}\n{PROGRAM}\nprint([doing for *_, doing in progress][-1])"
+        environment = {**os.environ, "CLLM_CACHE_DIR": str(cache), "PYTHONHASHSEED": "1"}
+        return subprocess.run(
+            [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+        ).stdout.split()
+
     blocked = tmp_path / "file"
     blocked.write_text("not a folder")
-    environment = {**os.environ, "CLLM_CACHE_DIR": str(blocked)}
-    done = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.split()[0] == "0"
+    kept, unkept = run(tmp_path / "cache"), run(blocked)
+    assert (kept[:3], unkept[:3]) == (["1", "0", "True"], ["1", "0", "False"])
+    assert kept[3] == unkept[3]
+    nowhere = run(blocked, "import tempfile; tempfile.tempdir = '/nowhere'")
+    assert (nowhere[0], nowhere[-1]) == ("0", "unkept")
 
 
 @pytest.mark.slow

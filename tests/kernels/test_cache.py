@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
@@ -93,6 +94,41 @@ def test_a_folder_of_someone_else_is_refused(tmp_path, monkeypatch):
 def test_where_no_folder_can_be_made_nothing_is_cached(tmp_path, monkeypatch):
     (tmp_path / "kernels").write_text("a file in its place", encoding="utf-8")
     assert root_of(tmp_path, monkeypatch) is None
+
+
+@pytest.fixture
+def nowhere(tmp_path, monkeypatch):
+    """No folder can keep compiled kernels; there is one for temporary files."""
+    (tmp_path / "kernels").write_text("a file in its place", encoding="utf-8")
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("CLLM_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    monkeypatch.setattr(jit, "cache_root", jit.cache_root.__wrapped__)
+    return tmp_path / "temporary"
+
+
+def test_then_a_process_has_a_private_folder_of_its_own(nowhere):
+    root = jit.working_root.__wrapped__()
+    assert root.parent.parent == nowhere
+    assert [each.stat().st_mode & 0o777 for each in (root, root.parent)] == [0o700, 0o700]
+
+
+def test_or_none_where_others_could_write_to_it(nowhere):
+    nowhere.chmod(0o777)
+    assert jit.working_root.__wrapped__() is None
+
+
+def test_or_none_where_none_can_be_made(nowhere):
+    nowhere.rmdir()
+    assert jit.working_root.__wrapped__() is None
+
+
+def test_it_goes_with_the_process(nowhere):
+    environment = {**os.environ, "TMPDIR": str(nowhere), "PYTHONPATH": str(ROOT)}
+    program = "from cllm_cli.kernels.jit import working_root; print(working_root().is_dir())"
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"
+    assert not [*nowhere.iterdir()]
 
 
 def test_the_users_cache_folder_is_the_default(tmp_path, monkeypatch):

@@ -99,8 +99,10 @@ def test_a_cache_that_cannot_be_written_is_none(read_only, monkeypatch, variable
 @AS_ROOT
 @pytest.mark.skipif(JIT_OFF, reason="nothing is compiled")
 def test_a_home_that_cannot_be_written(read_only, tmp_path):
-    """Kernels are compiled anew then, which is told."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(read_only)}
+    """Kernels are compiled anew then, by other processes all the same; that is told, and nothing is left of it."""
+    (tmp_path / "temporary").mkdir()
+    places = {"HOME": str(read_only), "TMPDIR": str(tmp_path / "temporary")}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **places}
     for other in (jit.CACHE_VARIABLE, "XDG_CACHE_HOME"):
         environment.pop(other, None)
     command = [sys.executable, "-m", "cllm_cli"]
@@ -111,3 +113,5 @@ def test_a_home_that_cannot_be_written(read_only, tmp_path):
     done = subprocess.run([*command, "gradcheck", "--layer", "add"], **more)
     assert done.returncode == 0, done.stderr
     assert "compiled kernels are not kept" in done.stderr
+    assert "in this process" not in done.stderr
+    assert not [*(tmp_path / "temporary").iterdir()]

@@ -82,6 +82,12 @@ def test_results_name_the_best_step_where_it_is_another(records, pipe):
 def test_results_of_a_run_without_evaluation(pipe):
     Results(pipe).show(End(3, None, None, 1.0, "interrupt", run="runs/x"))
     assert pipe.getvalue().startswith("validation loss  none")
+    assert "generate with" in pipe.getvalue()
+
+
+def test_a_run_without_a_step_has_no_weights_to_generate_with(pipe):
+    Results(pipe).show(End(0, None, None, 1.0, "interrupt", run="runs/x"))
+    assert pipe.getvalue().splitlines()[-1] == "run folder       runs/x"
 
 
 def test_notices_alone(records, pipe):

@@ -415,12 +415,3 @@ def test_a_model_has_the_dropout_of_its_settings(folder):
     settings = folder.read_settings()
     assert model_config(replace(settings, dropout=0.25)).dropout == 0.25
     assert model_config(replace(settings, dropout=None)).dropout == 0.0
-
-
-def test_a_run_is_called_after_its_text(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    Path("a.book").mkdir()
-    wanted = {"-": "stdin", "a.book": "a.book", "b.book.txt": "b.book", "x/c.txt": "c", ".": tmp_path.name}
-    for corpus, name in wanted.items():
-        assert run_folder.default_folder([corpus, "other"]) == Path("runs") / name
-    assert run_folder.default_folder(["/"]) == Path("runs/corpus")
