@@ -97,12 +97,18 @@ def test_a_second_ctrl_c_ends_at_once(train):
 
 
 @pytest.mark.slow
-def test_before_the_first_step_nothing_is_left_that_stands_in_the_way(train, cllm, text, sizes, bits, whole, tmp_path):
-    process = train(env={"CLLM_CACHE_DIR": str(tmp_path / "new-cache")})
+@pytest.mark.parametrize("cache", ["new-cache", "file/cache"], ids=["into a new cache", "where none can be made"])
+def test_before_the_first_step_nothing_is_left_that_stands_in_the_way(
+    train, cllm, text, sizes, bits, whole, tmp_path, cache
+):
+    (tmp_path / "file").touch()
+    (tmp_path / "temporary").mkdir()
+    process = train(env={"CLLM_CACHE_DIR": str(tmp_path / cache), "TMPDIR": str(tmp_path / "temporary")})
     wait_for(process, "start")
     process.send_signal(signal.SIGINT)
     events, err = finish(process)
     assert process.returncode == 130
+    assert not [*(tmp_path / "temporary").iterdir()]
     assert "Traceback" not in err
     assert [event["event"] for event in events if event["event"] == "step"] == []
     assert events[-1]["event"] == "end"
