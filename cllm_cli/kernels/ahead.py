@@ -61,8 +61,8 @@ def compile_ahead(calls: Iterable[Call], workers: int) -> Iterator[tuple[str, in
     types = {key: tuple(map(type_of, key[2:])) for key in wanted}
     missing = [key for key, kernel in wanted.items() if not is_cached(kernel, types[key])]
     missing.sort(key=lambda key: not key[1].startswith(HEAVY))
-    root = working_root()
-    if missing and root is not None:
+    root = working_root() if missing else None
+    if root is not None:
         for done, name in _elsewhere(missing, workers, environment={CACHE_VARIABLE: str(root.parent)}):
             yield name, done, len(missing), COMPILE if cache_root() else UNKEPT
     for done, (key, kernel) in enumerate(wanted.items()):

@@ -163,9 +163,10 @@ def cache_folder(module: Path) -> Path | None:
     if PACKAGE.resolve() not in path.parents:
         return None
     name = folder_name(PACKAGE / path.relative_to(PACKAGE.resolve()))
-    shipped, root = SHIPPED / TARGET / name, working_root()
+    shipped = SHIPPED / TARGET / name
     if shipped.is_dir():
         return shipped
+    root = working_root()
     if root is None:
         return None
     try:

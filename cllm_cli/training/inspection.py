@@ -99,7 +99,10 @@ def is_foreign_tokenizer(path: Path) -> bool:
     """Whether `path` is a tokenizer's file as other programs name theirs, and no text."""
     pair = ("vocab.json", "merges.txt")
     if path.is_dir():
-        return (path / "tokenizer.json").is_file() or all((path / name).is_file() for name in pair)
+        # A model may lie among texts: alone, or beside what SentencePiece and others write with it, it is what is meant.
+        kinds = {inner.suffix for inner in path.iterdir() if not inner.name.startswith(".")}
+        alone = ".model" in kinds and kinds <= {".model", ".vocab", ".json"}
+        return alone or (path / "tokenizer.json").is_file() or all((path / name).is_file() for name in pair)
     return path.is_file() and (path.name in {"tokenizer.json", *pair} or path.suffix == ".model")
 
 

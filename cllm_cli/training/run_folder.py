@@ -280,7 +280,7 @@ class RunFolder:
         """The tensors of the run's best weights. Raises RunError, also where no step was made yet."""
         if self.config.exists() and not self.model.exists():
             raise RunError(
-                f"{self.path} has no weights: {self.model.name} is missing",
+                f"{self.path} has no weights: {self.model} is missing",
                 "a run that was stopped before its first step goes on with --resume; else restore the run folder",
             )
         with open_tensors(self.model) as tensors:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.numpy import load_file
-from tokenizer_files import END, byte_level, spec_of, write_gpt2
+from tokenizer_files import END, byte_level, sentence_pieces, spec_of, write_gpt2
 
 KEYS = {
     "text": {"documents", "bytes", "tokens", "bytes_per_token", "vocab_size", "used_ids", "skipped", "problems"},
@@ -214,3 +214,15 @@ def test_tokenizers_of_other_programs_are_shown_as_such(cllm):
         assert (row["event"], row["tokenizer"]) == ("tokenizer", kind)
         assert row["vocab_size"] == made.get_vocab_size()
         assert row["end_of_text"] == made.token_to_id(END)
+
+
+def test_a_folder_of_a_sentencepiece_model_is_a_tokenizer_and_a_model_among_texts_is_none(cllm):
+    """What comes with a model, as its list of pieces does, makes no text of it."""
+    Path("t5").mkdir()
+    Path("t5/spiece.model").write_bytes(sentence_pieces())
+    Path("t5/spiece.vocab").write_text("<unk>\t0\n", "utf-8")
+    (row,) = cllm("inspect", "t5", "--json").assert_done().events
+    assert (row["event"], row["tokenizer"]) == ("tokenizer", "sentencepiece")
+    Path("t5/story.txt").write_text("once upon a time", "utf-8")
+    (row,) = cllm("inspect", "t5", "--json").assert_done().events
+    assert (row["event"], row["skipped"]) == ("text", {"binary": 1})
