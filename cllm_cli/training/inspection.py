@@ -99,10 +99,14 @@ def is_foreign_tokenizer(path: Path) -> bool:
     """Whether `path` is a tokenizer's file as other programs name theirs, and no text."""
     pair = ("vocab.json", "merges.txt")
     if path.is_dir():
-        # A model may lie among texts: alone, or beside what SentencePiece and others write with it, it is what is meant.
-        kinds = {inner.suffix for inner in path.iterdir() if not inner.name.startswith(".")}
-        alone = ".model" in kinds and kinds <= {".model", ".vocab", ".json"}
-        return alone or (path / "tokenizer.json").is_file() or all((path / name).is_file() for name in pair)
+        if (path / "tokenizer.json").is_file() or all((path / name).is_file() for name in pair):
+            return True
+        # A model may lie among texts: alone, or beside what programs write with it, it is what is meant.
+        try:
+            kinds = {inner.suffix for inner in path.iterdir() if not inner.name.startswith(".")}
+        except OSError:
+            return False
+        return ".model" in kinds and kinds <= {".model", ".vocab", ".json"}
     return path.is_file() and (path.name in {"tokenizer.json", *pair} or path.suffix == ".model")
 
 
