@@ -9,9 +9,9 @@ of its own, and the sides take turns; `library` is what the library `tokenizers`
 memory already and cut into lines. Memory is the most private memory (anonymous pages) beyond what there was before.
 
 With --commands the commands that take text run on so many MB of it instead, and on a thousandth; the system is asked
-every few milliseconds how much memory each has, its own (anonymous), and of files that it has mapped. With
---batches the time that a batch takes to put together, from so many MB of tokens, in memory and in a mapped file, with
-caches that hold none of it, as after a step.
+every few milliseconds how much memory each has, its own (anonymous), and of files that it has mapped. With --batches
+the time that a batch takes to put together, from so many MB of tokens, in memory and in a mapped file, after 64 MiB of
+other memory were used, as a step does.
 Standard output: JSON lines. Standard error: a table of medians, or of memory.
 """
 

@@ -38,7 +38,7 @@ ENVIRONMENT = {
     "OMP_NUM_THREADS, NUMBA_NUM_THREADS": "no more threads than this, unless `--threads` says otherwise; results do not depend on it",
     "OMP_PROC_BIND, OMP_PLACES, GOMP_CPU_AFFINITY": "where threads run; without any of them each has a core to itself while kernels run",
     "NO_COLOR, TERM=dumb": "plain text",
-    "TMPDIR": "where what does not fit into memory waits; a folder in memory (tmpfs) saves none; and compiled kernels, for the time of a command, where no folder can keep them",
+    "TMPDIR": "where what does not fit into memory waits; a folder in memory (tmpfs) saves none; and compiled kernels, for the time of a command, where no folder can keep them (one that is killed leaves them to the next to remove)",
 }
 
 TEXT = """# The command line

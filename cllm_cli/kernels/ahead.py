@@ -67,7 +67,7 @@ def compile_ahead(calls: Iterable[Call], workers: int) -> Iterator[tuple[str, in
             yield name, done, len(missing), COMPILE if cache_root() else UNKEPT
     for done, (key, kernel) in enumerate(wanted.items()):
         alone = key in missing and not is_cached(kernel, types[key])
-        yield key[1], done, len(wanted), (UNKEPT if root is None else HERE) if alone else LOAD
+        yield key[1], done, len(wanted), (HERE if cache_root() else UNKEPT) if alone else LOAD
         kernel.compile(types[key])
 
 

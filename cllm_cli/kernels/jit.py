@@ -15,13 +15,10 @@ may bring along folders of its own, compiled for CPU levels (`levels.py`): they 
 from __future__ import annotations
 
 import ast
-import atexit
 import functools
 import hashlib
 import os
 import platform
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -34,6 +31,7 @@ from numba.core.codegen import get_host_cpu_features
 
 from cllm_cli.kernels.levels import LEVELS, NATIVE, SHIPPED, host_features, target
 from cllm_cli.kernels.private import make_private, make_private_within
+from cllm_cli.kernels.temporary import KERNELS, temporary_root
 
 # Reordering, contraction and approximate division are wanted; nnan and ninf are not: a NaN must survive to be seen.
 FASTMATH = {"contract", "reassoc", "arcp", "nsz", "afn"}
@@ -77,7 +75,7 @@ def cache_place() -> Path:
     """Where the folder of compiled kernels would be. Raises RuntimeError for a user without a home."""
     chosen = os.environ.get(CACHE_VARIABLE)
     caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(chosen or Path(caches) / "cllm") / "kernels"
+    return Path(chosen or Path(caches) / "cllm") / KERNELS
 
 
 @functools.cache
@@ -89,20 +87,12 @@ def cache_root() -> Path | None:
         return None
 
 
-@functools.cache
 def working_root() -> Path | None:
-    """The folder that this process has compiled kernels from: `cache_root()` or, where there is none, one that is
-    removed when the process ends. None where there is no place for that either.
+    """The folder that this process has compiled kernels from: `cache_root()`, or else one that goes with the process.
+
+    None where there is no place for that either.
     """
-    root = cache_root()
-    if root is not None:
-        return root
-    try:
-        place = Path(tempfile.mkdtemp(prefix="cllm-"))
-    except OSError:
-        return None
-    atexit.register(shutil.rmtree, place, ignore_errors=True)
-    return place / "kernels" if make_private(place / "kernels") else None
+    return cache_root() or temporary_root()
 
 
 @functools.cache
@@ -209,7 +199,7 @@ def kernel(function: Callable[..., None]) -> Any:
     before = numba.config.CACHE_LOCATOR_CLASSES
     numba.config.CACHE_LOCATOR_CLASSES = f"{__name__}.{KernelCacheLocator.__name__}"
     try:
-        cached = cache_folder(Path(function.__code__.co_filename)) is not None
+        cached = not JIT_OFF and cache_folder(Path(function.__code__.co_filename)) is not None
         return numba.njit(cache=cached, **_parallel(function), **FLAGS)(function)
     finally:
         numba.config.CACHE_LOCATOR_CLASSES = before

@@ -23,7 +23,10 @@ def main() -> None:
     import numba
 
     from cllm_cli.kernels.ahead import type_of
+    from cllm_cli.kernels.jit import cache_root
 
+    if cache_root() is None:  # it would compile for nobody
+        sys.exit(1)
     os.nice(1)  # the other process is the one that somebody watches
     numba.get_num_threads()  # starts the threads, whose symbols kernels refer to
     for line in sys.stdin:

@@ -277,11 +277,11 @@ class RunFolder:
 
     @contextlib.contextmanager
     def open_model(self) -> Iterator[Any]:
-        """The tensors of the run's best weights. Raises RunError, also where no step was made yet."""
+        """The tensors of the run's best weights. Raises RunError, also where none were saved yet."""
         if self.config.exists() and not self.model.exists():
             raise RunError(
                 f"{self.path} has no weights: {self.model} is missing",
-                "a run that was stopped before its first step goes on with --resume; else restore the run folder",
+                "a run that trains saves them soon, one that ended before goes on with --resume; else restore them",
             )
         with open_tensors(self.model) as tensors:
             yield tensors

@@ -146,7 +146,7 @@ def resume(
         reading = reading_of(settings)
         val = None if single_store(sources) and not given.get("val") else settings.val
         if val and val != given.get("val"):  # its name comes from the run's own file
-            check_text(val, folder.config)
+            check_text(val, folder.config, "--val FILE names it, wherever it is now")
             tell(f"reading what {folder.path} names as its --val text: {shown(val)}")
         spec = stored.tokenizer if known else tokenizer.kind
         corpus = load_corpus(sources, spec, stored.val_fraction, val, stdin, known, reading)

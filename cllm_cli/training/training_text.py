@@ -86,7 +86,7 @@ def training_text(
     return tokens
 
 
-def check_text(path: str, named_in: Path) -> None:
+def check_text(path: str, named_in: Path, remedy: str = REMEDY) -> None:
     """Raise CorpusError unless `path`, which the file or folder `named_in` names, is a file or folder.
 
     A FIFO would be waited for and a device may never end: those must have been named by the user.
@@ -97,7 +97,7 @@ def check_text(path: str, named_in: Path) -> None:
         check_regular(Path(path))
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise CorpusError(f"cannot read {shown(path)}, which {named_in} names: {reason}", REMEDY) from error
+        raise CorpusError(f"cannot read {shown(path)}, which {named_in} names: {reason}", remedy) from error
 
 
 def _origin(facts: Mapping[str, Any]) -> list[str]:

@@ -186,6 +186,7 @@ def test_it_runs_as_another_user_without_a_home(binary, tmp_path_factory):
         )
         assert done.returncode == 0, done.stderr
         assert events(done)[-1]["failed"] == 0
+        assert not [*place.glob("cllm-kernels-*")]
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         shutil.rmtree(Path("/var/tmp/cllm-65534"), ignore_errors=True)

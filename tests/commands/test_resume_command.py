@@ -132,7 +132,7 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_starts_from_step_0_an
     Path("out/checkpoint").mkdir()
     Path("out/model.safetensors").unlink()
     for command in ("eval", "generate"):
-        cllm(command, "out").assert_error(1, "out has no weights", "before its first step goes on with --resume")
+        cllm(command, "out").assert_error(1, "out has no weights", "one that ended before goes on with --resume")
     done = train("--resume").assert_done()
     assert "starts again from step 0" in done.err
     assert bits(Path("out")) == whole[0]
@@ -256,7 +256,7 @@ def test_a_run_with_a_file_for_validation_goes_on_from_another_folder(cllm, text
     cllm(*flags, "val.txt", *sizes, *LENGTH, "--stop-after", 5).assert_done()
     Path("sub").mkdir()
     monkeypatch.chdir("sub")
-    cllm("train", text, "-o", "../out", "--resume").assert_error(1, "val.txt")
+    cllm("train", text, "-o", "../out", "--resume").assert_error(1, "val.txt", "hint: --val FILE names it")
     Path("other.txt").write_text("other words, " * 40, "utf-8")
     cllm(*flags, "other.txt", "--resume").assert_error(1, "the corpus is not the one")
     cllm(*flags, "../val.txt", "--resume", "--stop-after", 7).assert_done()

@@ -12,9 +12,11 @@ import numba
 import numpy as np
 import pytest
 
+from cllm_cli.errors import ConfigError
 from cllm_cli.kernels import ahead
 from cllm_cli.kernels.ahead import describe, type_of
 from cllm_cli.kernels.jit import CACHE_VARIABLE
+from cllm_cli.optim.clip import sum_squares
 
 ARGUMENTS = [
     np.zeros((2, 3), np.float32),
@@ -122,3 +124,16 @@ def test_a_process_that_died_before_it_was_asked_is_one_that_died(
     monkeypatch.setattr(ahead, "_start", first_dead)
     assert [*ahead._elsewhere([key], 1, environment={CACHE_VARIABLE: str(tmp_path)})][-1] == (1, "sum_squares")
     assert len(started) == 2
+
+
+@pytest.mark.slow
+def test_where_others_could_write_nothing_is_compiled_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who compiles would have no folder for it, and leaves none of its own."""
+    for name in ("open", "temporary"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "open").chmod(0o777)
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    calls = [(sum_squares, (np.zeros(1), np.zeros(1, np.float32)))]
+    with pytest.raises(ConfigError, match="1 of 1 kernels could not be compiled"):
+        [*ahead.compile_for("x86-64-v3", tmp_path / "open" / "kernels", calls, 1)]
+    assert not [*(tmp_path / "open").iterdir(), *(tmp_path / "temporary").iterdir()]

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import functools
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 
 import pytest
 
-from cllm_cli.kernels import jit, private
+from cllm_cli.kernels import jit, private, temporary
 from cllm_cli.layers import LAYERS
 
 ROOT = jit.PACKAGE.parent
@@ -102,32 +106,74 @@ def nowhere(tmp_path, monkeypatch):
     (tmp_path / "kernels").write_text("a file in its place", encoding="utf-8")
     (tmp_path / "temporary").mkdir()
     monkeypatch.setenv("CLLM_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    monkeypatch.setattr(tempfile, "tempdir", None)
     monkeypatch.setattr(jit, "cache_root", jit.cache_root.__wrapped__)
+    monkeypatch.setattr(temporary, "_made", functools.cache(temporary._made.__wrapped__))
     return tmp_path / "temporary"
 
 
 def test_then_a_process_has_a_private_folder_of_its_own(nowhere):
-    root = jit.working_root.__wrapped__()
+    root = jit.working_root()
     assert root.parent.parent == nowhere
     assert [each.stat().st_mode & 0o777 for each in (root, root.parent)] == [0o700, 0o700]
+    assert jit.working_root() == root
 
 
 def test_or_none_where_others_could_write_to_it(nowhere):
     nowhere.chmod(0o777)
-    assert jit.working_root.__wrapped__() is None
+    assert jit.working_root() is None
 
 
-def test_or_none_where_none_can_be_made(nowhere):
-    nowhere.rmdir()
-    assert jit.working_root.__wrapped__() is None
+@pytest.mark.parametrize("name", ["mkdtemp", "make_private"])
+def test_or_none_where_none_can_be_made(nowhere, monkeypatch, name):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "no space left")
+
+    monkeypatch.setattr(tempfile if name == "mkdtemp" else temporary, name, full)
+    assert jit.working_root() is None
 
 
-def test_it_goes_with_the_process(nowhere):
-    environment = {**os.environ, "TMPDIR": str(nowhere), "PYTHONPATH": str(ROOT)}
-    program = "from cllm_cli.kernels.jit import working_root; print(working_root().is_dir())"
-    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout == "True\n"
+def test_none_is_made_for_kernels_that_came_along(nowhere, monkeypatch):
+    module = jit.PACKAGE / "layers" / "gelu.py"
+    shipped = nowhere.parent / "shipped"
+    (shipped / jit.TARGET / jit.folder_name(module)).mkdir(parents=True)
+    monkeypatch.setattr(jit, "SHIPPED", shipped)
+    assert jit.cache_folder.__wrapped__(module) == shipped / jit.TARGET / jit.folder_name(module)
+    assert not [*nowhere.iterdir()]
+
+
+HOLD = """
+import sys
+from cllm_cli.kernels.jit import working_root
+print(working_root(), flush=True)
+sys.stdin.read()
+"""
+
+
+def hold(kill):
+    """Where a process has its folder, that uses it until it ends or is killed; and the process."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", HOLD]
+    process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    place = Path(process.stdout.readline().strip())
+    if kill:
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+    return place, process
+
+
+def test_it_goes_with_the_process_and_one_that_was_left_with_the_next(nowhere):
+    left, _ = hold(kill=True)
+    assert left.is_dir()
+    used, process = hold(kill=False)
+    assert not left.exists()
+    _, last = hold(kill=False)
+    assert used.is_dir()  # a process is using it
+    for each in (process, last):
+        each.communicate()
+        assert each.returncode == 0
     assert not [*nowhere.iterdir()]
 
 

@@ -155,6 +155,12 @@ BAD = {
     "no type": (b'{"model": {}}', "tokenizers refuses it"),
     "unknown type": (b'{"model": {"type": "GPT"}}', "tokenizers refuses it"),
     "no vocabulary": (b'{"model": {"type": "BPE", "vocab": {}, "merges": []}}', "no ids"),
+    "a token where an added one goes": (
+        b'{"model": {"type": "WordLevel", "vocab": {"a": 0, "b": 2}, "unk_token": "a"}, "added_tokens": [{"id": 1, '
+        b'"content": "</s>", "special": true, "single_word": false, "lstrip": false, "rstrip": false, "normalized": '
+        b"false}]}",
+        "not distinct",
+    ),
     "gaps": (b'{"model": {"type": "BPE", "vocab": {"a": 0, "b": 65536}, "merges": []}}', "go up to 65,536"),
     "no merges": (b'{"a": 0, "b": 1}', "merges.txt: No such file"),
 }

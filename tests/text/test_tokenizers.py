@@ -14,6 +14,7 @@ from tokenizer_files import ids_of, learned
 from cllm_cli.errors import CllmError, ConfigError, CorpusError, RunError
 from cllm_cli.text.tokenizers import TOKENIZERS, builder_of, tokenizer_from_json
 from cllm_cli.text.tokenizers.base import count_bytes, token_dtype
+from cllm_cli.text.tokenizers.bpe import CHARACTERS, BpeTokenizer
 from cllm_cli.text.tokenizers.byte import ByteTokenizer
 from cllm_cli.text.tokenizers.char import CharTokenizer
 
@@ -120,6 +121,18 @@ def test_ids_beyond_the_vocabulary_decode_to_the_replacement_character():
     assert byte.decode([97, 257, 98, 60_000, -1]) == "a\ufffdb\ufffd\ufffd"
     assert byte.decode_bytes([97, 300]) == b"a\xef\xbf\xbd"
     assert char.decode([0, 2, 1, 70_000, -1]) == "a\ufffdb\ufffd\ufffd"
+
+
+def test_ids_beyond_a_table_do_so_too_and_an_end_of_text_to_nothing():
+    pytest.importorskip("tokenizers")
+    alphabet = [CHARACTERS[byte] for byte in range(256)]
+    beyond = [300, 60_000, -1, 2**63 - 1, -(2**63)]
+    after, without = BpeTokenizer(alphabet, [], None, 256), BpeTokenizer(alphabet, [])
+    within = BpeTokenizer([*alphabet, None, "ab"], [(97, 98)], 256, 256)
+    assert after.decode([97, 256, 98, *beyond]) == "ab" + "\ufffd" * 5
+    assert without.decode([97, 256, 98, *beyond]) == "a\ufffdb" + "\ufffd" * 5
+    assert within.decode([97, 256, 257, *beyond]) == "aab" + "\ufffd" * 5
+    assert [made.decode_bytes([]) for made in (after, without, within)] == [b""] * 3
 
 
 def test_nothing_decodes_to_nothing():

@@ -88,7 +88,9 @@ class HuggingFaceTokenizer(TableTokenizer):
             raise ValueError("it has no ids, or too large ones")
         if max(ids) >= max(FREE_IDS, ROOM * len(ids)):
             raise ValueError(f"it has {len(ids):,} ids, and they go up to {max(ids):,}")
-        if len(set(vocabulary.values())) != len(vocabulary):
+        # The library numbers added tokens itself, from the size of the vocabulary on: it may have a token there.
+        named = {**vocabulary, **{content: number for number, content in plain.items()}, **self.specials}
+        if len(set(named.values())) != len(named):
             raise ValueError("its ids are not distinct")
         table = [b""] * (max(ids) + 1)
         tokens = {number: token for token, number in vocabulary.items() if token not in self.specials}
