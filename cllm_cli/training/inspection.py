@@ -27,7 +27,7 @@ from cllm_cli.training.tensor_files import open_tensors, read_tokens
 T = TypeVar("T")
 
 SHOWN_IDS = 8
-HEAD = 1 << 10  # bytes; `to_json` begins with the kind
+HEAD = 1 << 10  # bytes; `to_json` begins with the kind, the library tokenizers with the tokens that were added
 MOST_NATS = 1e18  # in a loss that anyone could have had
 LONGEST_LINE = 1 << 20  # bytes of a line of metrics that anyone could have written
 NO_LOSSES = dict.fromkeys(("train_loss", "val_loss", "best_val_loss", "best_step"))
@@ -86,9 +86,8 @@ def is_tokenizer(path: Path) -> bool:
     try:
         if path.suffix != ".json" or not path.is_file() or path.stat().st_size > LARGEST_TEXT:
             return False
-        with path.open("rb") as file:
-            if b'"kind"' not in file.read(HEAD):  # a large text need not be parsed to be told apart
-                return False
+        if b'"kind"' not in _head(path):  # a large text need not be parsed to be told apart
+            return False
         facts = read_json(path)
     except (OSError, ValueError, RunError):
         return False
@@ -96,7 +95,7 @@ def is_tokenizer(path: Path) -> bool:
 
 
 def is_foreign_tokenizer(path: Path) -> bool:
-    """Whether `path` is a tokenizer's file as other programs name theirs, and no text."""
+    """Whether `path` is a tokenizer's file as other programs name theirs or begin them, and no text."""
     pair = ("vocab.json", "merges.txt")
     if path.is_dir():
         if (path / "tokenizer.json").is_file() or all((path / name).is_file() for name in pair):
@@ -107,7 +106,18 @@ def is_foreign_tokenizer(path: Path) -> bool:
         except OSError:
             return False
         return ".model" in kinds and kinds <= {".model", ".vocab", ".json"}
-    return path.is_file() and (path.name in {"tokenizer.json", *pair} or path.suffix == ".model")
+    if not path.is_file():
+        return False
+    try:
+        named = path.name in {"tokenizer.json", *pair} or path.suffix == ".model"
+        return named or (path.suffix == ".json" and b'"added_tokens"' in _head(path))
+    except OSError:
+        return False
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(HEAD)
 
 
 def tokenizer_facts(path: Path, tokenizer: Tokenizer) -> dict[str, Any]:

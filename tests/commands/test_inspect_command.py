@@ -208,8 +208,10 @@ def test_tokenizers_of_other_programs_are_shown_as_such(cllm):
     pytest.importorskip("tokenizers")
     made = byte_level()
     write_gpt2(Path("gpt2"), made)
-    Path("tokenizer.json").write_text(made.to_str(), "utf-8")
-    for path, kind in (("gpt2", "bpe"), ("gpt2/vocab.json", "bpe"), ("tokenizer.json", "huggingface")):
+    for name in ("tokenizer.json", "mine.json"):
+        Path(name).write_text(made.to_str(), "utf-8")
+    kinds = {"gpt2": "bpe", "gpt2/vocab.json": "bpe", "tokenizer.json": "huggingface", "mine.json": "huggingface"}
+    for path, kind in kinds.items():
         (row,) = cllm("inspect", path, "--json").assert_done().events
         assert (row["event"], row["tokenizer"]) == ("tokenizer", kind)
         assert row["vocab_size"] == made.get_vocab_size()

@@ -39,7 +39,7 @@ LINES = {
 }
 MODELS = {
     "WordLevel": {"type": "WordLevel", "vocab": {TOKEN: 0, "line": 1}, "unk_token": "line"},
-    "BPE": {"type": "BPE", "vocab": {"l": 0, TOKEN: 1, "ll": 3}, "merges": [["l", "l"]], "unk_token": "l"},
+    "BPE": {"type": "BPE", "vocab": {"l": 0, TOKEN: 1, "ll": 2}, "merges": [["l", "l"]], "unk_token": "l"},
     "Unigram": {"type": "Unigram", "unk_id": 0, "vocab": [["l", 0.0], [TOKEN, -1.0]], "byte_fallback": False},
 }
 
