@@ -82,6 +82,8 @@ class Child:
 
 def _stand_between(args: list[str], place: Path, out: str, err: str, tell: int, during: Any) -> None:
     """Starts the grandchild, and tells its id and then how it ended; does not return."""
+    # A KeyboardInterrupt before the command line listens would unwind what called this, and remove its files.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     pid = os.fork()
     if pid == 0:
         os.close(tell)
@@ -103,6 +105,7 @@ def _run(args: list[str], place: Path, out: str, err: str) -> int:
     sys.argv = ["cllm", *args]
     code = 0
     try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         run()
     except SystemExit as ended:
         code = int(ended.code or 0)
