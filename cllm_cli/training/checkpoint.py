@@ -186,15 +186,20 @@ def tidy(folder: RunFolder, step: int, keep: int) -> None:
     """
     for number, path in folder.saved().items():
         if number > step:
-            shutil.rmtree(path, ignore_errors=True)
+            _remove(path)
     _keep_last(folder, step, keep)
 
 
 def _keep_last(folder: RunFolder, step: int, keep: int) -> None:
     """Of the checkpoints up to this step; one past it that cannot be removed takes nobody's place."""
     for old in [path for number, path in folder.saved().items() if number <= step][keep:]:
-        with contextlib.suppress(OSError):  # a handle that cannot be closed is not among what rmtree ignores
-            shutil.rmtree(old)
+        _remove(old)
+
+
+def _remove(checkpoint: Path) -> None:
+    """Removes a checkpoint that nobody needs, where that is possible."""
+    with contextlib.suppress(OSError):  # a handle that cannot be closed is not among what rmtree ignores
+        shutil.rmtree(checkpoint)
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def open_tensors(path: Path) -> Iterator[Any]:
     """
     try:
         _check_header(path)
-        with safe_open(path, framework="numpy") as tensors:
+        with _mapped(path) as tensors:
             stated = (tensors.metadata() or {}).get("sha256")
             if stated is not None and stated != data_hash(path):
                 raise RunError(f"{path} is damaged: it is not as it was written", REMEDY)
@@ -46,6 +46,14 @@ def open_tensors(path: Path) -> Iterator[Any]:
     except (OSError, SafetensorError, ValueError, KeyError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise RunError(f"cannot read {path}: {reason}", "restore the run folder, or train again") from error
+
+
+def _mapped(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="numpy")
+    except MemoryError as error:  # a file is mapped whole before its size is compared with its header's
+        size = path.stat().st_size
+        raise RunError(f"cannot read {path}: its {size:,} bytes do not fit into the address space", REMEDY) from error
 
 
 def read_tokens(source: Any, name: str, path: Path) -> TokenArray:

@@ -226,6 +226,18 @@ def test_what_is_beyond_is_removed_as_far_as_it_can_be(folder):
     assert sorted(item.name for item in folder.checkpoints.iterdir()) == ["step-00000001", "step-00000009"]
 
 
+def test_one_that_cannot_be_removed_is_left(folder, monkeypatch):
+    def denied(*_, **__):
+        raise PermissionError(errno.EACCES, "not yours")
+
+    before = sorted(folder.checkpoints.iterdir())
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "rmdir", denied)
+        checkpoint.tidy(folder, 1, 2)
+        checkpoint.tidy(folder, 2, 1)
+    assert sorted(folder.checkpoints.iterdir()) == before
+
+
 def test_all_but_the_last_are_removed_as_far_as_they_can_be(folder):
     (folder.checkpoints / "step-00000000").write_text("", "utf-8")
     checkpoint.tidy(folder, 2, 1)
