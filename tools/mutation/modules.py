@@ -95,7 +95,11 @@ MODULES: dict[str, list[Stage]] = {
     "training/durable.py": [Stage(("tests/training/test_durable.py",)), Stage(FOLDER)],
     "training/metrics.py": [Stage(("tests/training/test_metrics.py",)), Stage(("tests/training/test_loop.py",))],
     "training/run_folder.py": [Stage(FOLDER), Stage(("tests/training/test_loop.py", "tests/training/test_session.py"))],
-    "training/json_files.py": [Stage(FOLDER), Stage(("tests/reliability/test_hostile_files.py",))],
+    "training/json_files.py": [
+        Stage(("tests/training/test_json_files.py",)),
+        Stage(FOLDER),
+        Stage(("tests/reliability/test_hostile_files.py",)),
+    ],
     "training/tensor_files.py": [Stage(FOLDER), Stage(("tests/reliability/test_hostile_files.py",))],
     "training/step.py": [
         Stage(("tests/training/test_step.py",)),
