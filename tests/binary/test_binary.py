@@ -80,13 +80,20 @@ def test_an_older_cpu_or_this_very_one_compiles_for_itself(cllm, tmp_path):
     assert "[cache] data saved to" in done.stdout or any(tmp_path.glob("kernels/*/*.nbc"))
 
 
-def test_what_is_compiled_and_not_kept_is_seen(cllm, tmp_path):
-    """The probe: without a cache, kernels are compiled in the process itself."""
+@pytest.mark.parametrize("mode", [0o700, 0o777])
+def test_what_is_compiled_and_not_kept_is_seen(cllm, tmp_path, mode):
+    """The probes: without a cache others compile, into a folder of a command's own, or the process itself."""
     (tmp_path / "cache").write_text("no folder", "utf-8")
-    variables = {"CLLM_CACHE_DIR": str(tmp_path / "cache"), "TMPDIR": str(tmp_path), "NUMBA_DUMP_BYTECODE": "1"}
-    done = cllm("gradcheck", "--layer", "add", "--cpu", "native", **variables, NUMBA_DEBUG_CACHE="1")
+    (tmp_path / "temporary").mkdir()
+    (tmp_path / "temporary").chmod(mode)
+    places = {"CLLM_CACHE_DIR": str(tmp_path / "cache"), "TMPDIR": str(tmp_path / "temporary")}
+    probes = {"NUMBA_DEBUG_CACHE": "1", "NUMBA_DUMP_BYTECODE": "1"}
+    done = cllm("gradcheck", "--layer", "add", "--cpu", "native", **places, **probes)
+    assert "compiled kernels are not kept" in done.stderr
     assert "[cache] data saved to" not in done.stdout
-    assert COMPILED in done.stdout
+    assert ("[cache] data loaded from" in done.stdout) is (mode == 0o700)
+    assert (COMPILED in done.stdout) is (mode == 0o777)
+    assert not [*(tmp_path / "temporary").glob("cllm-kernels-*")]
 
 
 def test_the_level_is_the_highest_that_the_cpu_has(cllm):

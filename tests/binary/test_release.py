@@ -113,6 +113,7 @@ def test_the_wheel_with_kernels_starts_without_compiling(release, tmp_path):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "lineno=" not in done.stdout
+    assert "compiled kernels are not kept" not in done.stderr
     checks = {row["name"]: row for row in map(json.loads, done.stdout.splitlines()) if row["event"] == "check"}
     assert checks["install"]["install"] == "wheel"
     assert checks["cache"]["detail"].endswith("it is not needed: no kernel has to be compiled")
