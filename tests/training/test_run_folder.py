@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import re
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from tiny import edited, flip_a_byte
+from tiny import edited, flip_a_byte, handles_within
 
 from cllm_cli.errors import CllmError, ConfigError, RunError
 from cllm_cli.text.tokenizers import tokenizer_from_json
@@ -197,12 +195,11 @@ def test_a_folder_that_is_gone_already_hides_no_error(tmp_path):
 
 def test_a_lock_that_is_not_had_leaves_no_handle(folder):
     folder.lock()
-    before = names(Path("/proc/self/fd"))
     with pytest.raises(RunError, match="another process is training"):
         RunFolder(folder.path).lock()
-    gc.collect()
-    assert names(Path("/proc/self/fd")) == before
+    assert len(handles_within(folder.path)) == 1
     folder.unlock()
+    assert handles_within(folder.path) == []
 
 
 def test_a_lock_that_was_given_back_closes_nothing_more(folder, tmp_path):

@@ -1,8 +1,9 @@
-"""The settings of a tiny run, and how a test changes what one has written."""
+"""The settings of a tiny run, how a test changes what one has written, and what a test looks at."""
 
 from __future__ import annotations
 
 import json
+import os
 
 TINY = {
     "n_layer": 1,
@@ -31,3 +32,9 @@ def flip_a_byte(path):
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
+
+
+def handles_within(path):
+    """Links of this process's handles of a file or of what is in a folder; those of other tests may close any time."""
+    links = (os.path.realpath(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd"))  # noqa: PTH208
+    return [link for link in links if link.startswith(os.path.realpath(path))]
