@@ -15,7 +15,7 @@ from tiny import edited, flip_a_byte, handles_within
 
 from cllm_cli.errors import CllmError, ConfigError, RunError
 from cllm_cli.text.tokenizers import tokenizer_from_json
-from cllm_cli.training import run_folder, tensor_files
+from cllm_cli.training import run_folder
 from cllm_cli.training.durable import TEMPORARY
 from cllm_cli.training.json_files import LARGEST_TEXT
 from cllm_cli.training.run_folder import LOCK, RunFolder, model_config
@@ -419,14 +419,3 @@ def test_a_link_to_a_checkpoint_is_none(tmp_path):
     (run.checkpoints / "step-00000007").mkdir(parents=True)
     (run.checkpoints / "step-00000009").symlink_to("step-00000007")
     assert run.saved() == {7: run.checkpoints / "step-00000007"}
-
-
-def test_weights_beyond_the_address_space_are_named(folder, monkeypatch):
-    """A file is mapped whole, also one of 2⁴⁰ bytes that are not there."""
-
-    def full(*_, **__):
-        raise MemoryError
-
-    monkeypatch.setattr(tensor_files, "safe_open", full)
-    with pytest.raises(RunError, match=r"model.safetensors: its [\d,]+ bytes do not fit into the address space"):
-        folder.load_model()

@@ -100,7 +100,11 @@ MODULES: dict[str, list[Stage]] = {
         Stage(FOLDER),
         Stage(("tests/reliability/test_hostile_files.py",)),
     ],
-    "training/tensor_files.py": [Stage(FOLDER), Stage(("tests/reliability/test_hostile_files.py",))],
+    "training/tensor_files.py": [
+        Stage(("tests/training/test_tensor_files.py",)),
+        Stage(FOLDER),
+        Stage(("tests/reliability/test_hostile_files.py",)),
+    ],
     "training/step.py": [
         Stage(("tests/training/test_step.py",)),
         Stage(("tests/training/test_resume.py", "tests/training/test_allocations.py")),
