@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import platform
 import re
 import subprocess
 import sysconfig
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 
@@ -22,30 +20,17 @@ from cyclonedx.output.json import JsonV1Dot6
 from packageurl import PackageURL
 
 import cllm_cli
+from tools.release.inside import APACHE, inside_of
+from tools.release.part import Part
 
 LICENCE = re.compile(r"(LICEN[CS]E|COPYING|NOTICE|AUTHORS)", re.IGNORECASE)
 OURS = "cllm"
-APACHE = Path(__file__).parents[2] / "LICENSE"  # as it is for everybody, with nobody's name in it
+LICENSE = Path(__file__).parents[2] / "LICENSE"  # as it is for everybody, with nobody's name in it
 NO_TEXT = "Apache-2.0, of which the package brings no text"
 # What a package says, and what is so by its repository and the bill of materials in its wheel.
 MEANT = {("tokenizers", "Apache Software License"): "Apache-2.0"}
 DOCUMENTS = Path("/usr/share/doc")  # where Debian has the licence of each of its packages
 BOOTLOADER = "GPL-2.0-or-later WITH Bootloader-exception"
-
-
-@dataclass(frozen=True)
-class Part:
-    """Something that is not ours: its licence in a word or SPDX's terms, and all its texts by their files' names."""
-
-    name: str
-    version: str
-    licence: str
-    texts: list[tuple[str, str]]
-    description: str = ""
-    type: ComponentType = ComponentType.LIBRARY
-    purl: PackageURL | None = None
-    hashes: list[HashType] = field(default_factory=list)
-    inside: list[Part] = field(default_factory=list)  # what is compiled into it or lies beside it, without texts
 
 
 def parts_of(tree: Path, zstandard: Path) -> list[Part]:
@@ -88,7 +73,7 @@ def bill_of_materials(parts: Iterable[Part], binary: Path) -> str:
         name=OURS,
         version=cllm_cli.__version__,
         type=ComponentType.APPLICATION,
-        licenses=[LicenseFactory().make_from_string("Apache-2.0")],
+        licenses=[LicenseFactory().make_from_string(APACHE)],
         hashes=[_hash_of(binary)],
     )
     components = [_component(part) for part in parts]
@@ -101,13 +86,18 @@ def bill_of_materials(parts: Iterable[Part], binary: Path) -> str:
 
 
 def licences_of(parts: Iterable[Part]) -> str:
-    """The text of every licence; the name alone, of what is inside of a package."""
+    """The text of every licence: of each part, then of what is inside of parts, each text once."""
+    parts = list(parts)
+    named = [(f"{part.name} {part.version}: {name}", text) for part in parts for name, text in part.texts]
+    named += [(f"inside of {part.name} {part.version}", _names_inside(part)) for part in parts if part.inside]
+    named.append((f"{APACHE}, of all that is named with it above or can be taken under it", _text(LICENSE)[1]))
+    of_texts: dict[tuple[str, str], list[str]] = {}
+    for one in (one for part in parts for one in part.inside):
+        for text in one.texts:
+            of_texts.setdefault(text, []).append(f"{one.name} {one.version}".strip())
+    named += [(f"{', '.join(sorted(set(names)))}: {text[0]}", text[1]) for text, names in of_texts.items()]
     rule = "=" * 100
-    return "\n".join(
-        f"{rule}\n{part.name} {part.version}: {name}\n{rule}\n\n{text}\n"
-        for part in parts
-        for name, text in [*part.texts, *_names_inside(part)]
-    )
+    return "\n".join(f"{rule}\n{title}\n{rule}\n\n{text}\n" for title, text in named)
 
 
 def python_licence(standard: Path, documents: Path = DOCUMENTS) -> Path:
@@ -147,32 +137,14 @@ def _package(package: metadata.Distribution) -> Part:
     named = [line for line in package.metadata.get_all("Classifier", []) if line.startswith("License :: ")]
     said = told if told and "\n" not in told else " AND ".join(line.rpartition(" :: ")[2] for line in named)
     said = MEANT.get((package.name, said), said)
-    texts = _texts(package) or ([(NO_TEXT, _text(APACHE)[1])] if said == "Apache-2.0" else [])
+    texts = _texts(package) or ([(NO_TEXT, _text(LICENSE)[1])] if said == APACHE else [])
     purl = PackageURL("pypi", None, package.name.lower(), package.version)
-    return Part(package.name, package.version, said, texts, purl=purl, inside=_inside(package))
+    return Part(package.name, package.version, said, texts, purl=purl, inside=inside_of(package))
 
 
-def _inside(package: metadata.Distribution) -> list[Part]:
-    """What the bills of materials that a wheel brings name besides itself."""
-    itself = PackageURL("pypi", None, package.name)  # which writes the name as others do: in small letters, with "-"
-    files = [file for file in package.files or () if "sboms" in file.parts and file.suffix == ".json"]
-    bills = [json.loads(Path(str(package.locate_file(file))).read_text("utf-8")) for file in files]
-    found = []
-    for one in (component for bill in bills for component in bill.get("components", ())):
-        purl = PackageURL.from_string(one["purl"]) if "purl" in one else None
-        each = [
-            said.get("expression") or said["license"].get("id") or said["license"]["name"]
-            for said in one.get("licenses", ())
-        ]
-        if purl is None or (purl.type, purl.name) != (itself.type, itself.name):
-            found.append(Part(one["name"], one.get("version", ""), " AND ".join(each), [], purl=purl))
-    return sorted(found, key=lambda part: (part.name, part.version))
-
-
-def _names_inside(part: Part) -> list[tuple[str, str]]:
-    """The licences of what is inside of a package, as a text."""
-    lines = [f"{one.name} {one.version}: {one.licence or 'its licence is not named'}\n" for one in part.inside]
-    return [("what its bill of materials has inside, by names of licences", "".join(lines))] if lines else []
+def _names_inside(part: Part) -> str:
+    """What is inside of a package, each with its licence."""
+    return "".join(f"{one.name} {one.version}".strip() + f": {one.licence}\n" for one in part.inside)
 
 
 def _component(part: Part) -> Component:
