@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,26 @@ def binary() -> Path:
     if VARIABLE not in os.environ:
         pytest.skip(f"{VARIABLE} names no binary; python -m tools.binary builds one")
     return Path(os.environ[VARIABLE]).resolve()
+
+
+@pytest.fixture
+def package(tmp_path):
+    """Makes a package, `thing 1.0` or of another name, of lines of its metadata and of the bills that its wheel brings.
+
+    A bill is its list of components.
+    """
+
+    def made(*lines, name="thing", **bills):
+        folder = tmp_path / f"{name}-1.0.dist-info"
+        (folder / "sboms").mkdir(parents=True)
+        (folder / "METADATA").write_text("\n".join([f"Name: {name}", "Version: 1.0", *lines]), "utf-8")
+        for bill, components in bills.items():
+            (folder / "sboms" / f"{bill}.json").write_text(json.dumps({"components": components}), "utf-8")
+        record = [f"{folder.name}/METADATA,,", *(f"{folder.name}/sboms/{bill}.json,," for bill in bills)]
+        (folder / "RECORD").write_text("\n".join(record), "utf-8")
+        return metadata.PathDistribution(folder)
+
+    return made
 
 
 class Caller:

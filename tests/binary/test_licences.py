@@ -8,6 +8,7 @@ from importlib import metadata
 import pytest
 
 bundled = pytest.importorskip("tools.release.bundled", reason="pip install -e '.[release]'")
+APACHE = "Apache-2.0"
 
 
 def test_the_licence_of_python_is_its_own_or_the_systems(tmp_path):
@@ -36,50 +37,45 @@ def test_what_a_package_brings_is_no_library_of_the_system(tmp_path):
     assert [path.name for path in bundled.libraries(tmp_path)] == ["libz.so.1"]
 
 
-@pytest.fixture
-def package(tmp_path):
-    """Makes a package `thing 1.0` of lines of its metadata and bills of materials that its wheel brings."""
-
-    def made(*lines, **bills):
-        folder = tmp_path / "thing-1.0.dist-info"
-        (folder / "sboms").mkdir(parents=True)
-        (folder / "METADATA").write_text("\n".join(["Name: thing", "Version: 1.0", *lines]), "utf-8")
-        for name, components in bills.items():
-            (folder / "sboms" / f"{name}.json").write_text(json.dumps({"components": components}), "utf-8")
-        record = ["thing-1.0.dist-info/METADATA,,", *(f"thing-1.0.dist-info/sboms/{name}.json,," for name in bills)]
-        (folder / "RECORD").write_text("\n".join(record), "utf-8")
-        return metadata.PathDistribution(folder)
-
-    return made
-
-
 def test_what_is_compiled_into_a_package_is_part_of_it(package, tmp_path):
+    zlib, apache = [{"expression": "Zlib OR BSL-1.0"}], [{"expression": APACHE}]
+    both = [{"license": {"id": "MIT"}}, {"license": {"name": APACHE}}]
     found = bundled._package(
         package(
             "License-Expression: Apache-2.0",
             rust=[
-                {"name": "two", "version": "2", "purl": "pkg:cargo/two@2", "licenses": [{"expression": "MIT OR Zlib"}]},
-                {"name": "thing", "version": "0.9", "purl": "pkg:cargo/thing@0.9", "licenses": []},
+                {"name": "foldhash", "version": "2", "purl": "pkg:cargo/foldhash@2", "licenses": zlib},
+                {
+                    "name": "thing",
+                    "version": "0.9",
+                    "purl": "pkg:cargo/thing@0.9",
+                    "licenses": apache,
+                },
             ],
             wheel=[
                 {"name": "thing", "version": "1.0", "purl": "pkg:pypi/thing@1.0?file_name=thing.whl"},
-                {"name": "one", "version": "1", "licenses": [{"license": {"id": "MIT"}}, {"license": {"name": "own"}}]},
+                {
+                    "name": "slab",
+                    "version": "1",
+                    "licenses": both,
+                },
             ],
         )
     )
     assert [(one.name, one.version, one.licence) for one in found.inside] == [
-        ("one", "1", "MIT AND own"),
-        ("thing", "0.9", ""),
-        ("two", "2", "MIT OR Zlib"),
+        ("foldhash", "2", "Zlib OR BSL-1.0"),
+        ("slab", "1", "MIT AND Apache-2.0"),
+        ("thing", "0.9", "Apache-2.0"),
     ]
     (tmp_path / "binary").touch()
     (written,) = json.loads(bundled.bill_of_materials([found], tmp_path / "binary"))["components"]
-    assert [one["name"] for one in written["components"]] == ["one", "thing", "two"]
-    assert written["components"][2]["purl"] == "pkg:cargo/two@2"
-    assert written["components"][2]["licenses"] == [{"expression": "MIT OR Zlib"}]
+    assert [one["name"] for one in written["components"]] == ["foldhash", "slab", "thing"]
+    assert written["components"][0]["purl"] == "pkg:cargo/foldhash@2"
+    assert written["components"][0]["licenses"] == zlib
     text = bundled.licences_of([found])
-    assert "\nthing 1.0: what its bill of materials has inside, by names of licences\n" in text
-    assert "\none 1: MIT AND own\nthing 0.9: its licence is not named\ntwo 2: MIT OR Zlib\n" in text
+    assert "\ninside of thing 1.0\n" in text
+    assert "\nfoldhash 2: Zlib OR BSL-1.0\nslab 1: MIT AND Apache-2.0\nthing 0.9: Apache-2.0\n" in text
+    assert all(f"\n{name}: {name[:4]}" in text for name in ("foldhash 2", "slab 1"))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from license_expression import Licensing
+from license_expression import ExpressionError, Licensing
 from packageurl import PackageURL
 
 from tools.release.part import Part
@@ -32,9 +32,12 @@ def inside_of(package: metadata.Distribution) -> list[Part]:
 
 
 def satisfied(licence: str, granted: Iterable[str]) -> bool:
-    """Whether an expression in SPDX's terms holds for who keeps to these licences. Raises ExpressionError."""
+    """Whether an expression in SPDX's terms holds for who keeps to these licences; what is none does not."""
     licensing = Licensing()
-    parsed = licensing.parse(licence)
+    try:
+        parsed = licensing.parse(licence)
+    except ExpressionError:
+        return False
     terms = {term: licensing.TRUE if term.render() in granted else licensing.FALSE for term in parsed.symbols}
     return bool(parsed.subs(terms, simplify=True) == licensing.TRUE)
 
