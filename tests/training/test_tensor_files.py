@@ -11,8 +11,9 @@ import pytest
 from safetensors.numpy import save_file
 
 from cllm_cli.errors import RunError
+from cllm_cli.model.build import ModelConfig
 from cllm_cli.training import tensor_files
-from cllm_cli.training.tensor_files import check_tensors, copy_tensors, open_tensors, read_tokens
+from cllm_cli.training.tensor_files import check_model, check_tensors, copy_tensors, open_tensors, read_tokens
 
 WEIGHTS = np.arange(6, dtype=np.float32).reshape(2, 3)
 
@@ -113,6 +114,14 @@ def test_tensors_that_do_not_fit_are_named(path, shapes, reason):
             check_tensors(tensors, shapes, path)
         with pytest.raises(RunError, match=reason):
             copy_tensors(tensors, {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}, path)
+
+
+@pytest.mark.parametrize(("count", "reason"), [(1, "has 1 tensors, too few for 2 layers"), (2, "has no tensor ")])
+def test_a_file_of_fewer_tensors_than_layers_is_told_at_once(path, count, reason):
+    save_file({f"w{number}": WEIGHTS for number in range(count)}, path)
+    config = ModelConfig(n_layer=2, n_head=1, n_embd=4, n_hidden=16, block_size=4, vocab_size=5)
+    with open_tensors(path) as tensors, pytest.raises(RunError, match=reason):
+        check_model(tensors, config, path)
 
 
 def test_weights_of_another_type_are_named(path):
