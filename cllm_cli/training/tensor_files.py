@@ -69,7 +69,7 @@ def check_model(source: Any, config: ModelConfig, path: Path) -> None:
     there = len(source.keys())
     if there < config.n_layer:  # told without looking at a layer after the other
         raise RunError(
-            f"{path} has {there} tensors, too few for {config.n_layer} layers",
+            f"{path} has too few tensors for {config.n_layer} layers: {there}",
             "it does not belong to this run's config.toml",
         )
     check_tensors(source, parameter_shapes(config), path)

@@ -116,10 +116,10 @@ def test_tensors_that_do_not_fit_are_named(path, shapes, reason):
             copy_tensors(tensors, {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}, path)
 
 
-@pytest.mark.parametrize(("count", "reason"), [(1, "has 1 tensors, too few for 2 layers"), (2, "has no tensor ")])
+@pytest.mark.parametrize(("count", "reason"), [(1, "has too few tensors for 2 layers: 1"), (2, "has no tensor ")])
 def test_a_file_of_fewer_tensors_than_layers_is_told_at_once(path, count, reason):
     save_file({f"w{number}": WEIGHTS for number in range(count)}, path)
-    config = ModelConfig(n_layer=2, n_head=1, n_embd=4, n_hidden=16, block_size=4, vocab_size=5)
+    config = ModelConfig("gpt2", n_layer=2, n_head=1, n_embd=4, n_hidden=16, block_size=4, vocab_size=5)
     with open_tensors(path) as tensors, pytest.raises(RunError, match=reason):
         check_model(tensors, config, path)
 
