@@ -20,8 +20,8 @@ from cllm_cli.presets import preset
 from cllm_cli.text.batches import Windows
 from cllm_cli.text.tokenizers.base import TokenArray
 from cllm_cli.training import checkpoint
-from cllm_cli.training.resolve import schedule_of
-from cllm_cli.training.run_folder import RunFolder, model_config
+from cllm_cli.training.resolve import model_config, schedule_of
+from cllm_cli.training.run_folder import RunFolder
 from cllm_cli.training.session import Session, rehearsal
 
 BATCH, TIME = 2, 32  # B and T of a check, at most

@@ -59,7 +59,8 @@ def evaluate(
     from cllm_cli.training.evaluate import Evaluator, Score, affordable_batch
     from cllm_cli.training.machine import available_cores
     from cllm_cli.training.records import json_line
-    from cllm_cli.training.run_folder import RunFolder, model_config
+    from cllm_cli.training.resolve import model_config
+    from cllm_cli.training.run_folder import RunFolder
     from cllm_cli.training.session import use_threads
 
     text = named_files(text, files0_from, "TEXT")

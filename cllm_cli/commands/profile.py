@@ -71,7 +71,8 @@ def profile(
     from cllm_cli.training.checkpoint import check_fits
     from cllm_cli.training.machine import available_cores
     from cllm_cli.training.records import json_line
-    from cllm_cli.training.run_folder import RunFolder, model_config
+    from cllm_cli.training.resolve import model_config
+    from cllm_cli.training.run_folder import RunFolder
     from cllm_cli.training.session import rehearsal, use_threads
 
     use_threads(threads or available_cores())

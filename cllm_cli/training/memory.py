@@ -16,7 +16,7 @@ from cllm_cli.optim import OPTIMIZERS
 from cllm_cli.optim.base import state_bytes
 from cllm_cli.training.machine import Room, available_memory
 from cllm_cli.training.resident import resident_bytes
-from cllm_cli.training.run_folder import model_config
+from cllm_cli.training.resolve import model_config
 
 WORTHWHILE = 64 * 10**6  # bytes that computing again what is cheap must save to be done unasked
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from cllm_cli.config import LARGEST, Settings, make_settings, stated
-from cllm_cli.errors import ConfigError, UsageError
+from cllm_cli.errors import ConfigError, RunError, UsageError
+from cllm_cli.model.build import ModelConfig
 from cllm_cli.optim import OPTIMIZERS
 from cllm_cli.optim.base import Optimizer
 from cllm_cli.optim.schedule import SCHEDULES, Schedule
@@ -88,6 +89,16 @@ def resolve(given: Settings, corpus: Corpus) -> Settings:
         return make_settings(stated(chosen))
     except UsageError as error:  # what follows from settings may be out of range although each of them is not
         raise ConfigError(f"{error.message}: that is what the other settings come to", error.hint) from error
+
+
+def model_config(settings: Settings) -> ModelConfig:
+    """The model of resolved settings. Raises RunError where one is missing."""
+    names = ("n_layer", "n_head", "n_embd", "n_hidden", "block_size", "vocab_size")
+    sizes = {name: getattr(settings, name) for name in names}
+    missing = [name for name, value in sizes.items() if value is None]
+    if missing:
+        raise RunError(f"the run's config.toml lacks {', '.join(missing)}", "restore the run folder, or train again")
+    return ModelConfig(arch=settings.arch, dropout=settings.dropout or 0.0, **sizes)
 
 
 def schedule_of(settings: Settings) -> Schedule:

@@ -24,7 +24,7 @@ from cllm_cli.config import Settings, make_settings
 from cllm_cli.config_file import read_toml, toml_of
 from cllm_cli.errors import ConfigError, RunError
 from cllm_cli.model.arena import Arena
-from cllm_cli.model.build import Model, ModelConfig
+from cllm_cli.model.build import Model
 from cllm_cli.model.transformers_config import transformers_config
 from cllm_cli.text.corpus import Corpus
 from cllm_cli.text.stored_corpus import check_tokens, restored
@@ -40,6 +40,7 @@ from cllm_cli.training.durable import (
     write_file,
 )
 from cllm_cli.training.json_files import read_json
+from cllm_cli.training.resolve import model_config
 from cllm_cli.training.tensor_files import check_model, copy_tensors, open_tensors, read_tokens
 
 OWN = ("config.toml", "config.json", "model.safetensors", "tokenizer.json", "metrics.jsonl", "checkpoint", "data")
@@ -278,23 +279,13 @@ class RunFolder:
     @contextlib.contextmanager
     def open_model(self) -> Iterator[Any]:
         """The tensors of the run's best weights. Raises RunError, also where none were saved yet."""
-        if self.config.exists() and not self.model.exists():
+        if not self.model.exists():
             raise RunError(
                 f"{self.path} has no weights: {self.model} is missing",
                 "a run that trains saves them soon, one that ended before goes on with --resume; else restore them",
             )
         with open_tensors(self.model) as tensors:
             yield tensors
-
-
-def model_config(settings: Settings) -> ModelConfig:
-    """The model of resolved settings. Raises RunError where one is missing."""
-    names = ("n_layer", "n_head", "n_embd", "n_hidden", "block_size", "vocab_size")
-    sizes = {name: getattr(settings, name) for name in names}
-    missing = [name for name, value in sizes.items() if value is None]
-    if missing:
-        raise RunError(f"the run's config.toml lacks {', '.join(missing)}", "restore the run folder, or train again")
-    return ModelConfig(arch=settings.arch, dropout=settings.dropout or 0.0, **sizes)
 
 
 @contextlib.contextmanager

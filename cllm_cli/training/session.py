@@ -34,8 +34,8 @@ from cllm_cli.training import checkpoint
 from cllm_cli.training.checkpoint import FREE, Progress
 from cllm_cli.training.machine import available_cores
 from cllm_cli.training.memory import choose_recompute
-from cllm_cli.training.resolve import resolve, sampler_of
-from cllm_cli.training.run_folder import RunFolder, model_config
+from cllm_cli.training.resolve import model_config, resolve, sampler_of
+from cllm_cli.training.run_folder import RunFolder
 from cllm_cli.training.step import Stepper
 from cllm_cli.training.tensor_files import check_model
 from cllm_cli.training.training_text import check_text, origin_of

@@ -19,7 +19,8 @@ from cllm_cli.main import main
 from cllm_cli.training import train
 from cllm_cli.training.durable import entries_hash
 from cllm_cli.training.evaluate import MOST_NUMBERS, affordable_batch
-from cllm_cli.training.run_folder import RunFolder, model_config
+from cllm_cli.training.resolve import model_config
+from cllm_cli.training.run_folder import RunFolder
 
 TINY = {"n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 8, "batch_size": 2, "dropout": 0.0, "steps": 2}
 TINY |= {"eval_every": 2, "save_every": 2, "sample_every": 0, "threads": 1}

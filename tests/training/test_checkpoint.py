@@ -18,7 +18,7 @@ from cllm_cli.errors import RunError
 from cllm_cli.training import checkpoint
 from cllm_cli.training.checkpoint import LARGEST_MANIFEST, MOST_LOSSES
 from cllm_cli.training.durable import entries_hash
-from cllm_cli.training.run_folder import model_config
+from cllm_cli.training.resolve import model_config
 
 
 def stating(folder, spaces=0, **figures):

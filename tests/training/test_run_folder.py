@@ -18,7 +18,8 @@ from cllm_cli.text.tokenizers import tokenizer_from_json
 from cllm_cli.training import run_folder
 from cllm_cli.training.durable import TEMPORARY
 from cllm_cli.training.json_files import LARGEST_TEXT
-from cllm_cli.training.run_folder import LOCK, RunFolder, model_config
+from cllm_cli.training.resolve import model_config
+from cllm_cli.training.run_folder import LOCK, RunFolder
 
 
 def names(path):
