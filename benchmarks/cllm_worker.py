@@ -10,6 +10,8 @@ from typing import Any
 from shapes import Shape, named_shape
 from worker import ROOF, TASKS, Step, serve
 
+AVX2 = "native-avx2"  # what -v3 is compared with on a CPU that has more than AVX2
+
 
 def settings_of(shape: Shape, recompute: str | None) -> Any:
     """The package's settings for a shape, without dropout."""
@@ -102,15 +104,27 @@ MAKERS: dict[str, Callable[[Shape, str | None], Step]] = dict(
 )
 
 
+def without_avx512() -> None:
+    """Compile for this very CPU as if it had no vectors of 512 bits; call it before anything imports kernels."""
+    import numba
+    from numba.core.codegen import get_host_cpu_features
+
+    names = get_host_cpu_features().split(",")
+    numba.config.CPU_FEATURES = ",".join(f"-{name[1:]}" if name.startswith("+avx512") else name for name in names)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("shape", type=named_shape)
     parser.add_argument("threads", type=int)
     parser.add_argument("--task", choices=MAKERS, default=TASKS[0])
     parser.add_argument("--recompute", choices=("none", "cheap", "block"))
-    parser.add_argument("--cpu", default="", help="a CPU level to compile for, as the binary has it")
+    parser.add_argument("--cpu", default="", help=f"a CPU level to compile for, as the binary has it, or {AVX2}")
     options = parser.parse_args()
-    os.environ["CLLM_CPU"] = options.cpu  # before anything imports kernels
+    if options.cpu == AVX2:
+        without_avx512()
+    else:
+        os.environ["CLLM_CPU"] = options.cpu  # before anything imports kernels
 
     from cllm_cli.training.session import use_threads
 

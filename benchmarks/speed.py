@@ -35,6 +35,7 @@ SIDES: dict[str, tuple[str, int | None, list[str]]] = {
     "cllm one thread": ("cllm", 1, []),
     "cllm v3": ("cllm", None, ["--cpu", "x86-64-v3"]),
     "cllm v4": ("cllm", None, ["--cpu", "x86-64-v4"]),
+    "cllm avx2": ("cllm", None, ["--cpu", "native-avx2"]),
     "torch eager": ("torch", None, []),
     "torch compiled": ("torch", None, ["--compile"]),
 }
