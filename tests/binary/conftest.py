@@ -24,18 +24,19 @@ def binary() -> Path:
 
 @pytest.fixture
 def package(tmp_path):
-    """Makes a package, `thing 1.0` or of another name, of lines of its metadata and of the bills that its wheel brings.
+    """Makes a package, `thing 1.0` or another, of lines of its metadata and of the bills that its wheel brings.
 
-    A bill is its list of components.
+    A bill is its list of components; `files` are further files that the package lists.
     """
 
-    def made(*lines, name="thing", **bills):
-        folder = tmp_path / f"{name}-1.0.dist-info"
+    def made(*lines, name="thing", version="1.0", files=(), **bills):
+        folder = tmp_path / f"{name}-{version}.dist-info"
         (folder / "sboms").mkdir(parents=True)
-        (folder / "METADATA").write_text("\n".join([f"Name: {name}", "Version: 1.0", *lines]), "utf-8")
+        (folder / "METADATA").write_text("\n".join([f"Name: {name}", f"Version: {version}", *lines]), "utf-8")
         for bill, components in bills.items():
             (folder / "sboms" / f"{bill}.json").write_text(json.dumps({"components": components}), "utf-8")
         record = [f"{folder.name}/METADATA,,", *(f"{folder.name}/sboms/{bill}.json,," for bill in bills)]
+        record += [f"{file},," for file in files]
         (folder / "RECORD").write_text("\n".join(record), "utf-8")
         return metadata.PathDistribution(folder)
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 
 bundled = pytest.importorskip("tools.release.bundled", reason="pip install -e '.[release]'")
-APACHE = "Apache-2.0"
+APACHE = bundled.APACHE
 
 
 def test_the_licence_of_python_is_its_own_or_the_systems(tmp_path):
@@ -28,6 +29,22 @@ def test_a_library_without_a_licence_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(bundled, "_compiled_in", lambda _: [])
     with pytest.raises(LookupError, match=r"libnobody\.so\.1 .*no text of its licence found"):
         bundled.parts_of(tmp_path, tmp_path)
+
+
+def test_a_library_comes_with_the_texts_that_its_licence_only_names(tmp_path, monkeypatch):
+    (tmp_path / "owner").mkdir()
+    common = Path("/usr/share/common-licenses/GPL-3")
+    if not common.is_file():
+        pytest.skip("these texts are where Debian has them")
+    (tmp_path / "owner" / "copyright").write_text(f"in '{common}'. Yours, (see {common})\n", "utf-8")
+    monkeypatch.setattr(bundled, "DOCUMENTS", tmp_path)
+    monkeypatch.setattr(bundled, "_owner", lambda _: ("owner:amd64", "1-2", "origin 1-1"))
+    (tmp_path / "libx.so.1").touch()
+    part = bundled._library(tmp_path / "libx.so.1")
+    assert [name for name, _ in part.texts] == ["copyright", "GPL-3"]
+    text = bundled.licences_of([part])
+    assert text.count("Version 3, 29 June 2007") == 1
+    assert "\nlibx.so.1 1-2: of owner:amd64, made from the source package origin 1-1 of " in text
 
 
 def test_what_a_package_brings_is_no_library_of_the_system(tmp_path):
@@ -75,7 +92,7 @@ def test_what_is_compiled_into_a_package_is_part_of_it(package, tmp_path):
     text = bundled.licences_of([found])
     assert "\ninside of thing 1.0\n" in text
     assert "\nfoldhash 2: Zlib OR BSL-1.0\nslab 1: MIT AND Apache-2.0\nthing 0.9: Apache-2.0\n" in text
-    assert all(f"\n{name}: {name[:4]}" in text for name in ("foldhash 2", "slab 1"))
+    assert all(f"\n{name}, inside of thing 1.0: {name[:4]}" in text for name in ("foldhash 2", "slab 1"))
 
 
 @pytest.mark.parametrize(

@@ -74,13 +74,25 @@ def test_the_bill_of_materials_is_one_and_names_what_is_in_the_binary(release, b
 
 
 def test_every_part_has_a_version_and_a_licence_whose_text_is_there(release, bill):
+    from tools.release.inside import APACHE, satisfied
+
     text = (release / f"{BINARY}.licences.txt").read_text("utf-8")
+    rule = "=" * 100
+    heads = {head for block in text.split(f"{rule}\n")[1::2] for head in block.splitlines()}
+    titles = {head.rpartition(": ")[0] for head in heads}
     assert {part["name"] for part in bill["components"]} > COMPILED_IN
     for part in bill["components"]:
+        whole = f"{part['name']} {part['version']}"
         assert part["version"]
         assert part["licenses"]
-        assert f"\n{part['name']} {part['version']}: " in "\n" + text
-    for phrase in ("PYTHON SOFTWARE FOUNDATION LICENSE", "Bootloader Exception", "Meta Platforms", "Rich Felker"):
+        assert whole in titles
+        for one in part.get("components", ()):
+            name = " ".join([one["name"], *([one["version"]] if "version" in one else ())])
+            (licence,) = [each.get("expression") or next(iter(each["license"].values())) for each in one["licenses"]]
+            assert f"\n{name}: {licence}\n" in text
+            assert satisfied(licence, [APACHE]) or f"{name}, inside of {whole}" in titles
+    of_parts = ("PYTHON SOFTWARE FOUNDATION LICENSE", "Bootloader Exception", "Meta Platforms", "Rich Felker")
+    for phrase in (*of_parts, "Makoto Matsumoto", "Version 3, 29 June 2007", "Version 2.1, February 1999"):
         assert phrase in text
 
 
@@ -123,6 +135,7 @@ def test_the_sources_and_the_man_page_are_whole(release):
     with tarfile.open(release / SOURCES) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert {"cllm_cli/main.py", "tools/release/__main__.py", "tests/conftest.py", "LICENSE", "README.md"} <= names
+    assert {"requirements.lock", ".ci/run", "tools/release/inside.toml", "tools/binary/launcher.zig"} <= names
     assert f"sample_data/{next(SAMPLE.glob('*.txt')).name}" in names
     with tarfile.open(release / f"cllm-{VERSION}-man.tar.gz") as archive:
         made = {Path(member.name).name for member in archive.getmembers() if member.isfile()}

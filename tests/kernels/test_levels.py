@@ -43,6 +43,34 @@ def test_the_highest_level_that_came_along_and_that_the_cpu_has(host, shipped, l
     assert chosen_level("", shipped, HOSTS[host]) == level
 
 
+# The psABI's table 3.1 once more, by the names that it has there; LLVM's where they are others.
+PSABI = {
+    "x86-64-v2": "cmpxchg16b lahf-sahf popcnt sse3 sse4_1 sse4_2 ssse3",
+    "x86-64-v3": "avx avx2 bmi1 bmi2 f16c fma lzcnt movbe osxsave",
+    "x86-64-v4": "avx512f avx512bw avx512cd avx512dq avx512vl",
+}
+LLVM_NAMES = {"cmpxchg16b": "cx16", "lahf-sahf": "sahf", "sse4_1": "sse4.1", "sse4_2": "sse4.2", "bmi1": "bmi"}
+LLVM_NAMES |= {"osxsave": "xsave"}
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_level_is_what_the_psabi_has_for_it(level):
+    names = " ".join(said for name, said in PSABI.items() if name <= level).split()
+    assert LEVELS[level] == {LLVM_NAMES.get(name, name) for name in names}
+
+
+def test_the_levels_of_this_cpu_are_those_that_the_loader_finds():
+    loader = Path("/lib64/ld-linux-x86-64.so.2")
+    if not loader.exists():
+        pytest.skip("another C library or CPU")
+    told = subprocess.run([loader, "--help"], capture_output=True, text=True, check=True).stdout
+    if "glibc-hwcaps" not in told:
+        pytest.skip("a loader that tells no levels")
+    assert {level for level in LEVELS if LEVELS[level] <= host_features()} == {
+        level for level in LEVELS if f"{level} (supported" in told
+    }
+
+
 def test_whoever_names_one_gets_it_or_an_error():
     assert chosen_level(NATIVE, [V3, V4], HOSTS[V4]) == NATIVE
     assert chosen_level(V3, [], HOSTS[V4]) == V3

@@ -93,6 +93,23 @@ def test_kernels_that_no_folder_keeps_are_told_once(monkeypatch):
     assert (one.loading, two.loading) == (False, False)
 
 
+@pytest.mark.parametrize(
+    ("target", "doing", "told"),
+    [
+        (compiling.NATIVE, ahead.COMPILE, 1),
+        (compiling.NATIVE, ahead.LOAD, 0),
+        ("x86-64-v3", ahead.COMPILE, 0),
+    ],
+)
+def test_a_cpu_that_the_kernels_that_came_along_are_not_for_is_told_once(monkeypatch, target, doing, told):
+    monkeypatch.setattr(compiling, "TARGET", target)
+    monkeypatch.setattr(compiling, "shipped_levels", lambda: ["x86-64-v4", "x86-64-v3"])
+    monkeypatch.setattr(compiling, "compile_ahead", lambda *_: iter([("one", 0, 2, doing), ("two", 1, 2, doing)]))
+    notices = [record.message for record in compiling.compile_kernels([]) if record.event == "notice"]
+    message = "the kernels that came along are for x86-64-v4 and x86-64-v3: compiling for this CPU, once"
+    assert notices == [message] * told
+
+
 def test_a_start_that_fails_leaves_no_run(run, tmp_path, monkeypatch):
     def full(*_):
         raise RunError("cannot write: no space left")

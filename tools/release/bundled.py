@@ -20,7 +20,7 @@ from cyclonedx.output.json import JsonV1Dot6
 from packageurl import PackageURL
 
 import cllm_cli
-from tools.release.inside import APACHE, inside_of
+from tools.release.inside import APACHE, inside_of, unnamed_in
 from tools.release.part import Part
 
 LICENCE = re.compile(r"(LICEN[CS]E|COPYING|NOTICE|AUTHORS)", re.IGNORECASE)
@@ -28,8 +28,9 @@ OURS = "cllm"
 LICENSE = Path(__file__).parents[2] / "LICENSE"  # as it is for everybody, with nobody's name in it
 NO_TEXT = "Apache-2.0, of which the package brings no text"
 # What a package says, and what is so by its repository and the bill of materials in its wheel.
-MEANT = {("tokenizers", "Apache Software License"): "Apache-2.0"}
+MEANT = {(name, "Apache Software License"): APACHE for name in ("safetensors", "tokenizers")}
 DOCUMENTS = Path("/usr/share/doc")  # where Debian has the licence of each of its packages
+COMMON = re.compile(r"/usr/share/common-licenses/([A-Z][\w.-]*\w)")  # texts that these only name
 BOOTLOADER = "GPL-2.0-or-later WITH Bootloader-exception"
 
 
@@ -86,18 +87,25 @@ def bill_of_materials(parts: Iterable[Part], binary: Path) -> str:
 
 
 def licences_of(parts: Iterable[Part]) -> str:
-    """The text of every licence: of each part, then of what is inside of parts, each text once."""
-    parts = list(parts)
-    named = [(f"{part.name} {part.version}: {name}", text) for part in parts for name, text in part.texts]
-    named += [(f"inside of {part.name} {part.version}", _names_inside(part)) for part in parts if part.inside]
-    named.append((f"{APACHE}, of all that is named with it above or can be taken under it", _text(LICENSE)[1]))
-    of_texts: dict[tuple[str, str], list[str]] = {}
-    for one in (one for part in parts for one in part.inside):
-        for text in one.texts:
-            of_texts.setdefault(text, []).append(f"{one.name} {one.version}".strip())
-    named += [(f"{', '.join(sorted(set(names)))}: {text[0]}", text[1]) for text, names in of_texts.items()]
+    """Every text once, headed by all that it is of: each part and what is inside of it; and where sources come from.
+
+    What needs no other text is named with its licence, and Apache-2.0 stands there for all that can be taken under it.
+    """
+    titles: dict[str, list[str]] = {}
+    for part in parts:
+        for name, text in part.texts:
+            titles.setdefault(text, []).append(f"{_title(part)}: {name}")
+        if part.inside:
+            within = "".join(f"{_title(one)}: {one.licence}\n" for one in part.inside)
+            titles.setdefault(within, []).append(f"inside of {_title(part)}")
+        for one in part.inside:
+            for name, text in one.texts:
+                titles.setdefault(text, []).append(f"{_title(one)}, inside of {_title(part)}: {name}")
+        if part.type == ComponentType.FILE:
+            titles.setdefault(f"{_title(part)}: {part.description}\n", []).append(f"source of {_title(part)}")
+    titles.setdefault(_text(LICENSE)[1], []).append(f"{APACHE}, of all that is named with it or can be taken under it")
     rule = "=" * 100
-    return "\n".join(f"{rule}\n{title}\n{rule}\n\n{text}\n" for title, text in named)
+    return "\n".join("\n".join([rule, *heads, rule, "", text, ""]) for text, heads in titles.items())
 
 
 def python_licence(standard: Path, documents: Path = DOCUMENTS) -> Path:
@@ -122,9 +130,16 @@ def _compiled_in(zstandard: Path) -> list[Part]:
     installer = metadata.distribution("pyinstaller")
     own = python_licence(Path(sysconfig.get_path("stdlib")))
     return [
-        Part("CPython", platform.python_version(), "Python-2.0", [_text(own)], type=ComponentType.PLATFORM),
+        Part(
+            "CPython",
+            platform.python_version(),
+            "Python-2.0",
+            [_text(own)],
+            type=ComponentType.PLATFORM,
+            inside=unnamed_in("CPython", platform.python_version()),
+        ),
         Part("PyInstaller", installer.version, BOOTLOADER, _texts(installer), "its bootloader, and run-time hooks"),
-        Part("zstd", of_zstd, "BSD-3-Clause", [_text(zstd / "LICENSE")], "in the launcher"),
+        Part("zstd", of_zstd, "BSD-3-Clause", [_text(zstd / "LICENSE")], "in the launcher, and in zstandard"),
         Part("musl", version.split('"')[1], "MIT", [_text(musl / "COPYRIGHT")], "C library, in the launcher"),
         Part(
             "Zig", metadata.version("ziglang"), "MIT", [_text(zig / "LICENSE")], "std and compiler_rt, in the launcher"
@@ -142,15 +157,14 @@ def _package(package: metadata.Distribution) -> Part:
     return Part(package.name, package.version, said, texts, purl=purl, inside=inside_of(package))
 
 
-def _names_inside(part: Part) -> str:
-    """What is inside of a package, each with its licence."""
-    return "".join(f"{one.name} {one.version}".strip() + f": {one.licence}\n" for one in part.inside)
+def _title(part: Part) -> str:
+    return f"{part.name} {part.version}".strip()
 
 
 def _component(part: Part) -> Component:
     return Component(
         name=part.name,
-        version=part.version,
+        version=part.version or None,
         type=part.type,
         description=part.description or None,
         purl=part.purl,
@@ -161,11 +175,15 @@ def _component(part: Part) -> Component:
 
 
 def _library(path: Path) -> Part:
-    owner, version = _owner(path.name)
-    text = DOCUMENTS / owner.split(":")[0] / "copyright"
-    texts = [_text(text)] if owner and text.is_file() else []
+    owner, version, source = _owner(path.name)
+    file = DOCUMENTS / owner.split(":")[0] / "copyright"
+    texts = [_text(file)] if owner and file.is_file() else []
+    named = {found[0] for _, text in texts for found in COMMON.finditer(text)}
+    texts += [_text(Path(common)) for common in sorted(named)]
+    system = platform.freedesktop_os_release()["PRETTY_NAME"]
+    told = f"of {owner}, made from the source package {source} of {system}"
     said = f"as the copyright file of {owner} says"
-    return Part(path.name, version, said, texts, f"of {owner}", ComponentType.FILE, hashes=[_hash_of(path)])
+    return Part(path.name, version, said, texts, told, ComponentType.FILE, hashes=[_hash_of(path)])
 
 
 def _texts(package: metadata.Distribution) -> list[tuple[str, str]]:
@@ -178,17 +196,16 @@ def _text(file: Path) -> tuple[str, str]:
     return file.name, file.read_text("utf-8", "replace")
 
 
-def _owner(name: str) -> tuple[str, str]:
-    """The system's package that a library is of, and its version; nothing where no package manager tells."""
+def _owner(name: str) -> tuple[str, str, str]:
+    """The system's package that a library is of, its version and its source; empty where no package manager tells."""
     try:
         done = subprocess.run(["dpkg", "-S", f"*/{name}"], capture_output=True, text=True, check=True)
         owner = done.stdout.splitlines()[0].split(": ")[0].split(",")[0]
-        shown = subprocess.run(
-            ["dpkg-query", "-W", "-f", "${Version}", owner], capture_output=True, text=True, check=True
-        )
+        query = ["dpkg-query", "-W", "-f", "${Version}\n${source:Package} ${source:Version}", owner]
+        version, source = subprocess.run(query, capture_output=True, text=True, check=True).stdout.split("\n")
     except (OSError, subprocess.CalledProcessError, IndexError):
-        return "", ""
-    return owner, shown.stdout
+        return "", "", ""
+    return owner, version, source
 
 
 def _hash_of(path: Path) -> HashType:
