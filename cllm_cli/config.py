@@ -135,7 +135,12 @@ class Settings:
         None, REPORT, "batches in an evaluation while training (default: a tenth of the time)", low=1
     )
     log_every: int = _setting(10, REPORT, "steps between reported steps", low=1)
-    save_every: int | None = _setting(None, REPORT, "steps between checkpoints, beside those by time", low=1)
+    save_every: int | None = _setting(
+        None,
+        REPORT,
+        "steps between checkpoints, beside those by time (default: at an evaluation, 2 % of the time at most)",
+        low=1,
+    )
     sample_every: int | None = _setting(
         None, REPORT, "steps between samples; 0: none (default: at each evaluation)", low=0
     )

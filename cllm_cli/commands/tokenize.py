@@ -56,7 +56,7 @@ def tokenize(
     from cllm_cli.text.store import Store, check_place
     from cllm_cli.text.tokenized import corpus_chunks, how_read, store_facts
     from cllm_cli.text.tokenizers import TOKENIZERS
-    from cllm_cli.training.durable import write_file
+    from cllm_cli.training.durable import remove_abandoned, write_file
     from cllm_cli.training.inspection import tokenizer_of_ids
     from cllm_cli.training.records import json_line
     from cllm_cli.training.signals import StopSignals
@@ -80,6 +80,7 @@ def tokenize(
                 read = read_corpus(corpus, tokenizer, chosen.val_fraction, val, stdin, reading=reading, contents=True)
             how = {} if ids else how_read(chosen)
             chunks = corpus_chunks(read, tokenizer, None if val else chosen.val_fraction, how)
+            remove_abandoned(out)
             write_file(out, chunks, hint="make room there, or choose another --out; nothing was written")
         except KeyboardInterrupt:
             raise Interrupted(signals.received, "ended at once", "a token store appears when it is whole") from None

@@ -101,5 +101,5 @@ def train(
             raise
         number = signals.received or signal.SIGINT
         unchanged = "no step was made" if force else "nothing was changed"
-        hint = "what was saved before is there: --resume goes on" if signals.patient else unchanged
+        hint = "what was saved before, if anything, is there: --resume goes on" if signals.patient else unchanged
         raise Interrupted(number, "ended at once", hint) from None

@@ -19,7 +19,9 @@ OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 def make_private(folder: Path) -> bool:
     """Makes a folder, or closes one that is there to everybody else; whether it is safe. Raises OSError."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for step in reversed([folder, *folder.parents]):
+        if not step.is_dir():
+            step.mkdir(mode=0o700, exist_ok=True)  # with `parents` those would be as open as the umask has them
     status = folder.stat()
     if status.st_uid != os.geteuid() or status.st_mode & OTHERS_WRITE or not _way_is_safe(folder):
         return False

@@ -89,7 +89,7 @@ class Sampler:
     def next_batch(self, x_out: Int32Array, y_out: Int32Array) -> None:
         """Write the next B windows into `x_out` and `y_out` (B, T), and advance by B.
 
-        Raises CorpusError where the file of the tokens was cut short.
+        Raises CorpusError where the file of the tokens was cut short or written to.
         """
         check_there(self._tokens)
         done, batch = 0, len(x_out)
@@ -106,6 +106,7 @@ class Sampler:
                 self.position += 1
                 if self.position % HELD == 0:
                     let_go(self._tokens)
+        check_there(self._tokens)
 
     def _windows_from(self, position: int) -> tuple[IdArray, IdArray]:
         """Where the AHEAD windows from `position` on start, as indices of tokens, and their sizes."""
@@ -145,7 +146,7 @@ class Windows:
         return -(-int(self._cuts.lengths[0]) // self._shape[0])
 
     def __getitem__(self, index: int) -> tuple[Int32Array, Int32Array]:
-        """x and y (B, T) of batch `index`. Raises CorpusError where the file of the tokens was cut short."""
+        """x and y (B, T) of batch `index`. Raises CorpusError where the tokens' file was cut short or written to."""
         if not 0 <= index < len(self):
             raise IndexError(index)
         check_there(self._tokens)
@@ -155,6 +156,7 @@ class Windows:
         numbers = np.arange(first, min(first + len(x), self._cuts.lengths[0]), dtype=np.int64)
         for row, (start, size) in enumerate(zip(*self._cuts.windows(np.zeros_like(numbers), numbers), strict=True)):
             _write_window(x[row], y[row], self._tokens, start, size)
+        check_there(self._tokens)
         let_go(self._tokens)
         return x, y
 

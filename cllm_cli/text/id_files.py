@@ -10,7 +10,6 @@ A file is mapped; several are one text in their order. What lies beside them, su
 from __future__ import annotations
 
 import hashlib
-import mmap
 import os
 import stat
 from collections.abc import Iterable, Sequence
@@ -21,7 +20,7 @@ import numpy as np
 
 from cllm_cli.errors import CorpusError
 from cllm_cli.text.corpus import TRAIN, VAL, Corpus
-from cllm_cli.text.mapped import pieces_of
+from cllm_cli.text.mapped import MappedFile, pieces_of
 from cllm_cli.text.pile import Row, Span
 from cllm_cli.text.sources import shown
 from cllm_cli.text.split import Document, fingerprint_of, sides_of_one
@@ -72,7 +71,7 @@ def open_ids(path: Path) -> TokenArray:
             size = os.fstat(file.fileno()).st_size
             if not size:
                 raise CorpusError(f"{name} is empty", HINT)
-            memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            memory = MappedFile(file)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise CorpusError(f"cannot read {name}: {reason}", HINT) from error

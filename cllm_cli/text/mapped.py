@@ -7,6 +7,8 @@ system takes it back where it needs room, and it is read again where it is used 
 from __future__ import annotations
 
 import mmap
+import os
+import weakref
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
@@ -19,11 +21,26 @@ from cllm_cli.errors import CorpusError
 REACH = 1 << 21
 
 
+class MappedFile(mmap.mmap):
+    """A whole file, to be read where it lies; it can tell whether somebody has written to it since."""
+
+    def __new__(cls, file: BinaryIO) -> MappedFile:
+        return super().__new__(cls, file.fileno(), 0, access=mmap.ACCESS_READ)
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._handle = os.dup(file.fileno())
+        weakref.finalize(self, os.close, self._handle)
+        self._written = os.fstat(self._handle).st_mtime_ns
+
+    def is_as_it_was(self) -> bool:
+        return os.fstat(self._handle).st_mtime_ns == self._written
+
+
 def mapped(file: BinaryIO, dtype: np.dtype[Any], count: int, offset: int = 0) -> npt.NDArray[Any]:
     """`count` elements of a file from byte `offset` on, not to be written. Raises ValueError where it has fewer."""
     if not count:
         return np.empty(0, dtype)
-    return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), dtype, count, offset)
+    return np.frombuffer(MappedFile(file), dtype, count, offset)
 
 
 def let_go(array: npt.NDArray[Any]) -> None:
@@ -40,13 +57,18 @@ def let_go(array: npt.NDArray[Any]) -> None:
 
 
 def check_there(array: npt.NDArray[Any]) -> None:
-    """Raise CorpusError where the file that an array lies in has become shorter than it was: using what is gone ends
-    the process (SIGBUS). Nothing where it lies in no file.
+    """Raise CorpusError where the file that an array lies in was cut short: using what is gone ends the process
+    (SIGBUS); or written to: what was checked when it was opened need not be so any more. Nothing where it lies in no
+    file. Before and after elements are used, so that neither happens unseen in between.
     """
     memory = _mapping_of(array)
-    if memory is not None and memory.size() < len(memory):
+    if memory is None:
+        return
+    cut = memory.size() < len(memory)
+    if cut or not memory.is_as_it_was():
         raise CorpusError(
-            "a file of tokens was cut short while it was read", "make it again, and go on with --resume if it was a run"
+            f"a file of tokens was {'cut short' if cut else 'written to'} while it was read",
+            "make it again, and go on with --resume if it was a run",
         )
 
 
@@ -62,11 +84,11 @@ def pieces_of(array: npt.NDArray[Any], size: int) -> Iterator[npt.NDArray[Any]]:
         let_go(piece)
 
 
-def _mapping_of(array: npt.NDArray[Any]) -> mmap.mmap | None:
-    """The mapping that an array lies in, if that cannot be written: pages that were written must not be let go."""
+def _mapping_of(array: npt.NDArray[Any]) -> MappedFile | None:
+    """The file that an array lies in; memory that can be written is none: what was written must not be let go."""
     owner: Any = array
     while isinstance(owner, np.ndarray):
         owner = owner.base
-    if not isinstance(owner, memoryview) or not isinstance(owner.obj, mmap.mmap):
+    if not isinstance(owner, memoryview) or not isinstance(owner.obj, MappedFile):
         return None
-    return owner.obj if owner.readonly else None
+    return owner.obj

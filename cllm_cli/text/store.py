@@ -17,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import mmap
 import os
 import stat
 import struct
@@ -29,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cllm_cli.errors import CorpusError, RunError
-from cllm_cli.text.mapped import pieces_of
+from cllm_cli.text.mapped import MappedFile, pieces_of
 from cllm_cli.text.pile import Span
 from cllm_cli.text.sources import STANDARD_INPUT, shown
 from cllm_cli.text.split import Document
@@ -89,7 +88,7 @@ class Store:
         with _system_errors(self.name), path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             self.layout = _read_layout(file.read(HEAD.size), size, self.name)
-            self._memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            self._memory = MappedFile(file)
         if len(self._memory) != size:
             raise damaged(self.name, "its size changes while it is read")
         self.facts = self._parsed()

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import json
 import math
@@ -98,6 +99,7 @@ def save(
     fingerprint: str,
 ) -> Path:
     """Writes a checkpoint, durable when this returns, and removes all but the last `settings.keep`. Raises RunError."""
+    folder.check_held()
     path = folder.checkpoints / _name(progress.step)
     manifest = {
         "format": FORMAT,
@@ -144,8 +146,7 @@ def check_fits(folder: RunFolder, config: ModelConfig) -> None:
     faults: list[RunError] = []
     for file in files:
         try:
-            with open_tensors(file) as source:
-                check_model(source, config, file)
+            with open_tensors(file, functools.partial(check_model, config=config, path=file)):
                 return
         except RunError as error:
             faults.append(error)
@@ -171,19 +172,27 @@ def newest(folder: RunFolder) -> tuple[Path | None, dict[str, Any], list[str]]:
         except _MayBeWholeError:
             raise
         except RunError as error:
-            cause = error.__cause__
-            if isinstance(cause, OSError) and cause.errno not in NOT_THERE:
-                reason = f"cannot read {path}: {cause.strerror or cause}"
-                raise _MayBeWholeError(reason, f"try again, or {MOVE_AWAY}") from error
+            if not is_damage(error):
+                raise _MayBeWholeError(f"cannot read {path}: {_reason(error)}", f"try again, or {MOVE_AWAY}") from error
             passed.append(error.message)
     return None, {}, passed
+
+
+def is_damage(error: RunError) -> bool:
+    """Whether what could not be read is damaged or not there; else it is the system that cannot read it now."""
+    return not isinstance(error.__cause__, OSError) or error.__cause__.errno in NOT_THERE
+
+
+def _reason(error: RunError) -> str:
+    return str(getattr(error.__cause__, "strerror", None) or error.__cause__)
 
 
 def tidy(folder: RunFolder, step: int, keep: int) -> None:
     """Removes the checkpoints past this step, which are damaged, and of the others all but the last.
 
-    Whoever was killed when it had saved may have left one more.
+    Whoever was killed when it had saved may have left one more. Raises RunError where the folder is another one now.
     """
+    folder.check_held()
     for number, path in folder.saved().items():
         if number > step:
             _remove(path)

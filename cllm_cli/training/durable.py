@@ -7,10 +7,12 @@ last step the old name may come back. A folder of several files is made the same
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -24,6 +26,7 @@ from cllm_cli.regular import open_regular
 from cllm_cli.text.mapped import mapped, pieces_of
 
 TEMPORARY = ".tmp-"
+OURS = re.compile(rf"{re.escape(TEMPORARY)}[0-9]+-.+", re.DOTALL)  # with the number of the process that writes it
 PIECE = 1 << 22  # bytes of a tensor that are written and hashed at a time
 
 SAFETENSORS_TYPES = {
@@ -80,12 +83,22 @@ def write_folder(path: Path, files: Mapping[str, Iterable[Any]], manifest: Mappi
         raise
 
 
-def make_folder(path: Path) -> None:
-    """Makes a folder, and those that it lies in, unless they are there; their names are on the disk. Raises OSError."""
-    if not path.is_dir():
-        make_folder(path.parent)
-        path.mkdir(exist_ok=True)
-        sync_folder(path.parent)
+def make_folder(path: Path) -> bool:
+    """Makes a folder, and those that it lies in, unless they are there; their names are on the disk.
+
+    Whether it was made, and by nobody else meanwhile. Raises OSError.
+    """
+    if path.is_dir():
+        return False
+    make_folder(path.parent)
+    try:
+        path.mkdir()
+    except FileExistsError:
+        if not path.is_dir():
+            raise
+        return False
+    sync_folder(path.parent)
+    return True
 
 
 def sync_folder(folder: Path) -> None:
@@ -97,13 +110,39 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def is_temporary(name: str) -> bool:
+    """Whether a writer, this one or another, has named a file or a folder so."""
+    return OURS.fullmatch(name) is not None
+
+
 def remove_temporaries(folder: Path) -> None:
     """Removes what writers that died have left behind; call it under the run's lock."""
     for left in folder.glob(f"{TEMPORARY}*"):
+        if not is_temporary(left.name):
+            continue
         if left.is_dir() and not left.is_symlink():
             shutil.rmtree(left, ignore_errors=True)
         else:
             left.unlink(missing_ok=True)
+
+
+def remove_abandoned(path: Path) -> None:
+    """Removes what writers of this one file have left that were killed: whose processes are no more."""
+    for left in path.parent.glob(f"{TEMPORARY}*-{glob.escape(path.name)}"):
+        number = left.name.removeprefix(TEMPORARY).split("-")[0]
+        if is_temporary(left.name) and left.name == f"{TEMPORARY}{number}-{path.name}" and not _lives(int(number)):
+            with contextlib.suppress(OSError):
+                left.unlink()
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
 
 
 def tensor_chunks(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -15,6 +16,8 @@ from cllm_cli.text.batches import Windows
 from cllm_cli.text.cuts import ends_of_documents
 from cllm_cli.text.tokenizers.base import TokenArray, Tokenizer
 from cllm_cli.training.records import Evaluating
+
+LARGEST_EXPONENT = math.log(sys.float_info.max)
 
 
 @dataclass(frozen=True)
@@ -32,8 +35,9 @@ class Score:
         return self.nats / self.tokens
 
     @property
-    def perplexity(self) -> float:
-        return math.exp(min(self.loss, 700.0))
+    def perplexity(self) -> float | None:
+        """None where no float is as large."""
+        return math.exp(self.loss) if self.loss < LARGEST_EXPONENT else None
 
     @property
     def bits_per_byte(self) -> float:

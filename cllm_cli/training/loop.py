@@ -49,7 +49,7 @@ class Loop:
         self.settings = session.settings
         self.recovery = Recovery(session)
         self.validation = Validation(session, stop)
-        self.saved_step = self.progress.step
+        self.saved_step = self.progress.step if session.is_saved else None
         self.began = self.next_save = time.monotonic()
 
     def run(self) -> Iterator[Record]:
@@ -159,6 +159,8 @@ class Loop:
             return
         last = step >= self._final()  # not at --stop-after: the run that goes on must not know that it stopped
         if (step % (settings.eval_every or 1) == 0 or last) and self.progress.evaluated_step != step:
+            if time.monotonic() + self._evaluation_seconds() >= self.next_save:
+                yield from self._save()  # nothing is saved within an evaluation, which may take minutes
             self.progress, found = yield from self.validation.evaluate(self.progress)
             if found:
                 yield found
@@ -167,6 +169,13 @@ class Loop:
         by_step = step % (settings.save_every or 1) == 0 and self.saved_step != step
         if by_step or time.monotonic() >= self.next_save:
             yield from self._save()
+
+    def _evaluation_seconds(self) -> float:
+        """How long an evaluation will take about: a scored token costs a third of a trained one."""
+        done = self.progress.step - self.session.progress.step
+        of_a_batch = (time.monotonic() - self.began) / max(1, done * self.settings.grad_accum)
+        batches = self.settings.eval_batches or len(self.validation.evaluator)
+        return of_a_batch * min(batches, len(self.validation.evaluator)) / 3
 
     def _sample(self) -> Iterator[Sample]:
         """What the model writes; nothing where the run was asked to stop meanwhile."""

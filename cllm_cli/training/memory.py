@@ -19,6 +19,7 @@ from cllm_cli.training.resident import resident_bytes
 from cllm_cli.training.resolve import model_config
 
 WORTHWHILE = 64 * 10**6  # bytes that computing again what is cheap must save to be done unasked
+MOST_PARTS = 4096  # that a batch is tried in, to name some that fit
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
 
@@ -82,15 +83,24 @@ def batch_bytes(settings: Settings) -> int:
 
 
 def _remedy(settings: Settings, room: int, policies: Sequence[str]) -> str:
-    """What would fit: a policy that saves more, else the largest of the smaller batches, else a smaller model."""
+    """What would fit: a policy that saves more, else the same step in smaller parts, else the largest of some models.
+
+    Parts are as large as fit and divide the batch, so that a step has the very windows that were asked for.
+    """
     if policies[-1] != POLICIES[-1] and _total(settings, POLICIES[-1]) <= room:
         return f"--recompute {POLICIES[-1]} fits"
-    whole = batch = settings.batch_size or 1
-    while batch := batch // 2:
-        smaller = replace(settings, batch_size=batch, grad_accum=-(-whole * settings.grad_accum // batch))
+    whole = settings.batch_size or 1
+    for parts in [*(n for n in range(2, min(whole, MOST_PARTS)) if whole % n == 0), whole]:
+        smaller = replace(settings, batch_size=whole // parts, grad_accum=settings.grad_accum * parts)
         if _total(smaller, policies[-1]) <= room:
-            return f"--batch-size {batch} --grad-accum {smaller.grad_accum} fits"
-    return "train a smaller model: see --n-layer, --n-embd and --block-size"
+            return f"--batch-size {smaller.batch_size} --grad-accum {smaller.grad_accum} fits"
+    layers, time = settings.n_layer or 1, settings.block_size or 1
+    models = [(layers >> halved, time >> short) for short in range(4) for halved in range(layers.bit_length())]
+    for n_layer, block_size in (model for model in models if all(model)):
+        smaller = replace(settings, batch_size=1, grad_accum=1, n_layer=n_layer, block_size=block_size)
+        if _total(smaller, policies[-1]) <= room:
+            return f"--batch-size 1 --n-layer {n_layer} --block-size {block_size} fits"
+    return "train a smaller model: see --n-embd, --n-layer and --block-size"
 
 
 def _mega(bytes_: int) -> str:

@@ -176,7 +176,7 @@ class Evaluation(Record):
     train_loss: float | None
     val_loss: float
     bits_per_byte: float
-    perplexity: float
+    perplexity: float | None
     accuracy: float = 0.0
     tokens: int = 0
     best: bool = False

@@ -40,6 +40,9 @@ SIZES: tuple[tuple[float, Mapping[str, Any]], ...] = (
 
 EVALUATIONS = 10  # in a run
 EVALUATION_SHARE = 0.1  # of the training time; a scored token costs a third of a trained one
+SAVE_SHARE = 0.02  # of the time: what checkpoints by steps may take where nobody says how often
+LEAST_STEP, MOST_FLOPS = 2.5e-4, 2e11  # seconds, and operations a second: the fastest steps that were seen
+LEAST_SAVE, LEAST_BANDWIDTH = 0.01, 4e8  # seconds, and bytes a second: a save to an ordinary disk
 FULL_RATE_WIDTH = 256  # wider models take a learning rate that falls with the square root of the width
 
 
@@ -149,11 +152,24 @@ def _with_intervals(settings: Settings, corpus: Corpus) -> Settings:
         {
             "eval_every": every,
             "eval_batches": max(1, min(whole, max(8, int(affordable)))),
-            "save_every": every,
+            "save_every": _save_interval(settings, every),
             "sample_every": every,
             "threads": available_cores(),
         },
     )
+
+
+def _save_interval(settings: Settings, every: int) -> int:
+    """As many steps between checkpoints as between evaluations, or a multiple: SAVE_SHARE of the time at most.
+
+    By the sizes of the matrices: where a machine is slower at steps than assumed, or faster at saving, it is less.
+    """
+    width = _whole(settings.n_embd)
+    parameters = _whole(settings.n_layer) * width * (4 * width + 2 * _whole(settings.n_hidden))
+    parameters += width * (_whole(settings.vocab_size) + _whole(settings.block_size))
+    step = max(LEAST_STEP, 6 * parameters * tokens_in_step(settings) / MOST_FLOPS)
+    save = LEAST_SAVE + 12 * parameters / LEAST_BANDWIDTH  # weights and two moments
+    return min(LARGEST, every * math.ceil(save / SAVE_SHARE / step / every))
 
 
 def _filled(settings: Settings, values: Mapping[str, Any]) -> Settings:

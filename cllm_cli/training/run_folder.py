@@ -24,15 +24,15 @@ from cllm_cli.config import Settings, make_settings
 from cllm_cli.config_file import read_toml, toml_of
 from cllm_cli.errors import ConfigError, RunError
 from cllm_cli.model.arena import Arena
-from cllm_cli.model.build import Model
+from cllm_cli.model.build import Model, ModelConfig
 from cllm_cli.model.transformers_config import transformers_config
 from cllm_cli.text.corpus import Corpus
 from cllm_cli.text.stored_corpus import check_tokens, restored
 from cllm_cli.text.tokenizers import tokenizer_from_json
 from cllm_cli.text.tokenizers.base import TokenArray, Tokenizer
 from cllm_cli.training.durable import (
-    TEMPORARY,
     entries_hash,
+    is_temporary,
     make_folder,
     remove_temporaries,
     sync_folder,
@@ -128,19 +128,19 @@ class RunFolder:
         known |= {self.data / "tokens.safetensors", self.data / "corpus.json"}
         lock = self.path / LOCK
         # What is next to them is seen first: it may be the whole disk, where files come and go.
-        if any(item not in known | {lock} and not item.name.startswith(TEMPORARY) for item in self.path.iterdir()):
+        if any(item not in known | {lock} and not is_temporary(item.name) for item in self.path.iterdir()):
             return False
-        found = {item for item in self.path.rglob("*") if not item.name.startswith(TEMPORARY)} - {lock}
+        found = {item for item in self.path.rglob("*") if not is_temporary(item.name)} - {lock}
         return not found or (lock.exists() and found <= known)
 
     def lock(self) -> None:
         """Makes the folder and holds it until `unlock` or the process's end. Raises RunError where another holds it."""
         self.check_links()
         try:
-            self._made = not self.path.is_dir()
-            make_folder(self.path)
+            self._made = make_folder(self.path)
             self._lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.check_held()
             sync_folder(self.path)  # without its lock a start that failed is not known for one
             for folder in (self.path, self.checkpoints, self.data):
                 remove_temporaries(folder)
@@ -154,16 +154,41 @@ class RunFolder:
             raise RunError(
                 f"cannot write to {self.path}: {error.strerror}", "choose another folder with --out"
             ) from error
+        except RunError:
+            self.unlock()
+            raise
+
+    def check_held(self) -> None:
+        """Raise RunError where the run that this process has locked is no longer the one at the path.
+
+        Somebody has removed it, or its lock, and another process may have a run there: it must not be written into.
+        """
+        if self._lock is None:
+            return
+        held = os.fstat(self._lock)
+        try:
+            there = (self.path / LOCK).lstat()
+        except OSError:
+            there = None
+        if there is None or not os.path.samestat(held, there):
+            raise RunError(
+                f"{self.path} is not the folder that this run has locked: it, or its {LOCK}, was removed or replaced",
+                "what is there now was left alone; train again with another --out",
+            )
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Locks the folder, and keeps it locked unless the body fails; then a folder that was made for it goes."""
+        """Locks the folder, and keeps it locked unless the body fails; then a folder that was made for it goes.
+
+        But for what another process has trained there, before the lock was had.
+        """
         self.lock()
         try:
             yield
         except BaseException:
-            if self._made:
-                shutil.rmtree(self.path, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                if self._made and self._is_left_over():
+                    shutil.rmtree(self.path, ignore_errors=True)
             self.unlock()
             raise
 
@@ -204,14 +229,17 @@ class RunFolder:
 
     def write_sizes(self, model: Model, tokenizer: Tokenizer) -> None:
         """Writes config.json, which nothing here reads."""
+        self.check_held()
         facts = transformers_config(model.config, tokenizer.end_of_text)
         write_file(self.path / "config.json", [json.dumps(facts, indent=1).encode()])
 
     def write_settings(self, settings: Settings) -> None:
+        self.check_held()
         write_file(self.config, [toml_of(settings)])
 
     def write_model(self, arena: Arena, step: int, val_loss: float | None) -> None:
         """Writes the weights as transformers names them."""
+        self.check_held()
         metadata = {"format": "pt", "step": str(step), "val_loss": json.dumps(val_loss)}
         write_file(self.model, tensor_chunks(arena.tensors(), metadata, hashed=True))
 
@@ -265,8 +293,7 @@ class RunFolder:
         A weight that is not finite is an error, unless whoever asks looks for one.
         """
         config = model_config(self.read_settings())
-        with self.open_model() as tensors:
-            check_model(tensors, config, self.model)
+        with self.open_model(config) as tensors:
             model = Model(config, dtype)
             copy_tensors(tensors, model.arena.tensors(), self.model, finite)
         return model
@@ -277,14 +304,22 @@ class RunFolder:
             copy_tensors(tensors, arena.tensors(), self.model, finite)
 
     @contextlib.contextmanager
-    def open_model(self) -> Iterator[Any]:
-        """The tensors of the run's best weights. Raises RunError, also where none were saved yet."""
+    def open_model(self, config: ModelConfig | None = None) -> Iterator[Any]:
+        """The tensors of the run's best weights, which are those of such a model if it is given.
+
+        Raises RunError, also where none were saved yet.
+        """
         if not self.model.exists():
             raise RunError(
                 f"{self.path} has no weights: {self.model} is missing",
                 "a run that trains saves them soon, one that ended before goes on with --resume; else restore them",
             )
-        with open_tensors(self.model) as tensors:
+
+        def check(tensors: Any) -> None:
+            if config is not None:
+                check_model(tensors, config, self.model)
+
+        with open_tensors(self.model, check) as tensors:
             yield tensors
 
 

@@ -37,7 +37,6 @@ from cllm_cli.training.memory import choose_recompute
 from cllm_cli.training.resolve import model_config, resolve, sampler_of
 from cllm_cli.training.run_folder import RunFolder
 from cllm_cli.training.step import Stepper
-from cllm_cli.training.tensor_files import check_model
 from cllm_cli.training.training_text import check_text, origin_of
 
 UPDATER_SETTINGS = ("beta1", "beta2", "eps", "momentum", "nesterov", "weight_decay", "lr", "lr_embed")
@@ -45,7 +44,10 @@ UPDATER_SETTINGS = ("beta1", "beta2", "eps", "momentum", "nesterov", "weight_dec
 
 @dataclass
 class Session:
-    """A run that is ready to train. `wanted` are the settings as they were given, `progress` says from where."""
+    """A run that is ready to train. `wanted` are the settings as they were given, `progress` says from where.
+
+    `is_saved`: whether the checkpoint that it goes on from says the same of it.
+    """
 
     folder: RunFolder
     wanted: Settings
@@ -56,6 +58,7 @@ class Session:
     stepper: Stepper
     progress: Progress
     notices: list[str] = field(default_factory=list)
+    is_saved: bool = True
 
     def tensors(self) -> dict[str, npt.NDArray[Any]]:
         """What a checkpoint holds: weights and optimizer state by name."""
@@ -170,6 +173,7 @@ def resume(
             progress = Progress()
         session.progress = progress
         session.stepper.sampler.position = progress.position
+        _look_at_best(session)
         folder.write_sizes(session.model, tokenizer)
         folder.write_settings(settings)
     return session
@@ -188,6 +192,29 @@ def restore(session: Session) -> tuple[Progress | None, list[str]]:
     if progress is not None:
         checkpoint.tidy(folder, progress.step, session.settings.keep)
     return progress, passed
+
+
+def _look_at_best(session: Session) -> None:
+    """Has a run whose best weights are damaged or gone take those that it goes on from, until it has scored better.
+
+    Raises RunError where they may be whole, and cannot be read at this moment.
+    """
+    folder, progress = session.folder, session.progress
+    if progress.best_step is None:  # whatever is saved has them too
+        return
+    try:
+        with folder.open_model(session.model.config):
+            return
+    except RunError as error:
+        if not checkpoint.is_damage(error):
+            raise
+        session.notices.append(
+            f"{error.message}; instead of the best weights, of step {progress.best_step}, "
+            f"there are those of step {progress.step} now"
+        )
+    folder.write_model(session.model.arena, progress.step, None)
+    session.progress = replace(progress, evaluated_step=None, best_step=None, best_val_loss=None)
+    session.is_saved = False
 
 
 def rehearsal(settings: Settings, vocabulary: int, changes: Mapping[str, Any] | None = None) -> Session:
@@ -288,8 +315,8 @@ def _check_weights(source: RunFolder, config: ModelConfig) -> None:
     """
     if replace(model_config(source.read_settings()), dropout=0.0) != replace(config, dropout=0.0):
         raise ConfigError(f"the model's sizes are not those of {source.path}", "with --init-from leave the sizes out")
-    with source.open_model() as tensors:
-        check_model(tensors, config, source.model)
+    with source.open_model(config):
+        pass
 
 
 def _sizes_of(source: RunFolder) -> dict[str, Any]:

@@ -1,14 +1,14 @@
 """Tensors from safetensors files that anyone may have written.
 
 What is checked, in this order: that it is a regular file, the size of its header, the header itself (by the library:
-depth, types, no overlap and no gap, the number of bytes), the hash that it may state; then names, types and shapes
-against the configuration. Memory is taken for a model only when all of this fits.
+depth, types, no overlap and no gap, the number of bytes); then names, types and shapes against the configuration, and
+the hash that it may state. Memory is taken for a model only when all of this fits.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +31,16 @@ REMEDY = "restore it, or train again"
 
 
 @contextlib.contextmanager
-def open_tensors(path: Path) -> Iterator[Any]:
+def open_tensors(path: Path, check: Callable[[Any], None] = lambda _: None) -> Iterator[Any]:
     """A safetensors file, its header and the hash that it may state checked.
 
-    Raises RunError for a missing or damaged one, also while it is read.
+    `check` sees names, types and shapes first: a file of a few bytes on the disk may say that it has terabytes, and
+    hashing takes as long as they would. Raises RunError for a missing or damaged one, also while it is read.
     """
     try:
         _check_header(path)
         with _mapped(path) as tensors:
+            check(tensors)
             stated = (tensors.metadata() or {}).get("sha256")
             if stated is not None and stated != data_hash(path):
                 raise RunError(f"{path} is damaged: it is not as it was written", REMEDY)

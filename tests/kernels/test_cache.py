@@ -268,6 +268,17 @@ def test_a_link_on_the_way_is_followed_to_a_safe_place_alone(tmp_path, monkeypat
     assert root_of(tmp_path / "to-open" / "cllm", monkeypatch) is None
 
 
+@pytest.mark.parametrize("umask", [0, 0o002, 0o022])
+def test_folders_on_the_way_that_are_made_are_closed(tmp_path, monkeypatch, umask):
+    before = os.umask(umask)
+    try:
+        assert root_of(tmp_path / "some" / "way" / "cllm", monkeypatch)
+    finally:
+        os.umask(before)
+    made = [tmp_path / "some", tmp_path / "some" / "way", tmp_path / "some" / "way" / "cllm"]
+    assert [folder.stat().st_mode & 0o777 for folder in made] == [0o700] * 3
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
 @pytest.mark.parametrize("foreign", ["root", "way", "link"])
 def test_what_belongs_to_another_user_is_refused(tmp_path, monkeypatch, foreign):

@@ -1,4 +1,4 @@
-"""A token store that is cut short under whoever reads it: an error before the next batch, and the run goes on later."""
+"""A token store that is cut short or written to under whoever reads it: an error, and the run goes on later."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from cllm_cli.errors import CorpusError
+from cllm_cli.text import batches
 from cllm_cli.text.batches import Sampler, Windows
 from cllm_cli.text.mapped import check_there, mapped, pieces_of
 from cllm_cli.training import checkpoint, train
@@ -29,6 +30,12 @@ def tokens(tmp_path):
         return path, mapped(file, np.dtype(np.uint8), 2000)
 
 
+def later(path):
+    """As a write does a moment later, whatever the clock's grain."""
+    status = path.stat()
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+
+
 READERS = {
     "training": lambda tokens: Sampler(tokens, 8, 1).next_batch(*np.zeros((2, 2, 8), np.int32)),
     "evaluation": lambda tokens: Windows(tokens, 8, 2)[0],
@@ -45,10 +52,40 @@ def test_what_is_gone_is_not_read(reader, tokens):
         READERS[reader](array)
 
 
-def test_what_grows_and_what_lies_in_no_file_is_read(tokens):
+@pytest.mark.parametrize("reader", READERS)
+def test_what_was_written_to_is_not_used(reader, tokens):
+    """Its ids were looked at when it was opened; others may lie beyond the model's weights."""
     path, array = tokens
-    os.truncate(path, 3000)
+    with path.open("r+b") as file:
+        file.write(b"\xff")
+    later(path)
+    with pytest.raises(CorpusError, match="was written to while it was read"):
+        READERS[reader](array)
+
+
+@pytest.mark.parametrize("reader", ["training", "evaluation"])
+def test_what_is_written_to_while_a_batch_is_read_is_not_used(reader, tokens, monkeypatch):
+    path, array = tokens
+    written = batches._write_window
+
+    def disturbed(*arguments):
+        written(*arguments)
+        later(path)
+
+    monkeypatch.setattr(batches, "_write_window", disturbed)
+    with pytest.raises(CorpusError, match="was written to while it was read"):
+        READERS[reader](array)
+
+
+def test_what_takes_a_files_place_does_not_disturb_it(tokens):
+    path, array = tokens
+    path.with_name("other").write_bytes(b"\xff" * 2000)
+    path.with_name("other").replace(path)
     check_there(array)
+    assert not array.any()
+
+
+def test_what_lies_in_no_file_is_there():
     check_there(np.zeros(4, np.uint8))
     check_there(np.empty(0, np.uint8))
 

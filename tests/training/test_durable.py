@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import subprocess
 import tracemalloc
 from pathlib import Path
 
@@ -218,6 +219,40 @@ def test_temporaries_that_go_by_themselves_are_no_error(tmp_path, monkeypatch, f
     monkeypatch.setattr(Path, "glob", lambda self, pattern: [self / ".tmp-1-gone"])
     monkeypatch.setattr(Path, "is_dir", lambda self: folder)
     remove_temporaries(tmp_path)
+
+
+def test_what_a_killed_writer_of_a_file_has_left_goes_and_nothing_else(tmp_path):
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    names = {
+        f"{durable.TEMPORARY}{dead.pid}-a[1].tok": False,
+        f"{durable.TEMPORARY}{os.getpid()}-a[1].tok": True,  # of a writer that lives
+        f"{durable.TEMPORARY}1-a[1].tok": True,  # likewise, and another user's perhaps
+        f"{durable.TEMPORARY}{dead.pid}-b-a[1].tok": True,  # of the file b-a[1].tok
+        f"{durable.TEMPORARY}{dead.pid}-a1.tok": True,
+        f"{durable.TEMPORARY}mine-a[1].tok": True,
+        "a[1].tok": True,
+    }
+    for name in names:
+        (tmp_path / name).write_text("mine", "utf-8")
+    durable.remove_abandoned(tmp_path / "a[1].tok")
+    assert {name: (tmp_path / name).exists() for name in names} == names
+
+
+def test_a_folder_is_told_to_be_made_by_whom_has_made_it(tmp_path, monkeypatch):
+    assert durable.make_folder(tmp_path / "a" / "b") is True
+    assert durable.make_folder(tmp_path / "a" / "b") is False
+
+    def other(path, *_, made=Path.mkdir):
+        made(path)
+        raise FileExistsError(errno.EEXIST, "File exists", str(path))
+
+    monkeypatch.setattr(Path, "mkdir", other)
+    assert durable.make_folder(tmp_path / "c") is False
+    monkeypatch.undo()
+    (tmp_path / "file").touch()
+    with pytest.raises(FileExistsError):
+        durable.make_folder(tmp_path / "file")
 
 
 def test_no_handle_stays_open(tmp_path):

@@ -15,7 +15,7 @@ from cllm_cli.training import session, train
 from cllm_cli.training.evaluate import Evaluator, Score
 from cllm_cli.training.loop import Loop
 from cllm_cli.training.metrics import Metrics
-from cllm_cli.training.records import Checkpointed, End, Evaluating
+from cllm_cli.training.records import Checkpointed, End, Evaluating, Evaluation
 from cllm_cli.training.step import Stepper
 
 
@@ -197,6 +197,39 @@ def test_a_run_is_saved_every_five_minutes_and_not_much_more_often(run, monkeypa
     assert all(180 <= each <= 300 for each in between[1:-1])
     assert len(between) > 4
     assert saved[-1] == clock == 1200
+
+
+@pytest.mark.parametrize(("seconds", "before"), [(9, False), (20, True)])
+def test_a_run_is_saved_before_an_evaluation_that_would_take_it_past_its_time(run, monkeypatch, seconds, before):
+    """Within an evaluation nothing is saved. Here a step takes so many seconds, and a batch to score a third."""
+    clock = 0.0
+
+    def step(self, *args, stepped=Stepper.run):
+        nonlocal clock
+        clock += seconds
+        return stepped(self, *args)
+
+    monkeypatch.setattr("cllm_cli.training.loop.time", SimpleNamespace(monotonic=lambda: clock))
+    monkeypatch.setattr(Stepper, "run", step)
+    records = run(steps=24, eval_every=12, save_every=1000, eval_batches=100, log_every=100, sample_every=0)
+    kinds = [(type(each), each.step) for each in records if isinstance(each, Checkpointed | Evaluation)]
+    at = kinds.index((Evaluation, 12))
+    assert (kinds[at - 1] == (Checkpointed, 12)) == before
+
+
+def test_a_run_that_was_killed_in_an_evaluation_does_it_when_it_goes_on(run, monkeypatch):
+    def evaluations(records):
+        return [(each.step, each.train_loss, each.val_loss) for each in records if isinstance(each, Evaluation)]
+
+    whole = evaluations(run("whole", steps=4, eval_every=2, save_every=1000))
+    monkeypatch.setattr(Loop, "_evaluation_seconds", lambda _: 1e9)
+    records = run("killed", steps=4, eval_every=2, save_every=1000)
+    for record in records:
+        if isinstance(record, Checkpointed):
+            break
+    assert record.step == 2
+    records.close()
+    assert evaluations(run("killed", resume=True)) == whole
 
 
 def test_pulses_come_between_logged_steps(run, monkeypatch):

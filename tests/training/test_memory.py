@@ -140,6 +140,25 @@ def test_too_small_a_limit_names_a_batch_that_fits(settings):
     assert "smaller model" in caught.value.hint
 
 
+@pytest.mark.parametrize(("whole", "parts", "hint"), [(75, 3, "25 --grad-accum 6"), (7, 7, "1 --grad-accum 14")])
+def test_a_batch_that_fits_has_the_windows_that_were_asked_for(settings, whole, parts, hint):
+    asked = dataclasses.replace(settings, batch_size=whole, grad_accum=2, recompute="block")
+    smaller = dataclasses.replace(asked, batch_size=whole // parts, grad_accum=2 * parts)
+    with pytest.raises(ConfigError) as caught:
+        choose_recompute(limited(asked, total(smaller, "block")))
+    assert caught.value.hint == f"--batch-size {hint} fits"
+
+
+def test_where_no_batch_fits_a_model_is_named_that_does(settings):
+    smallest = dataclasses.replace(settings, batch_size=1, grad_accum=1, recompute="block")
+    halved = dataclasses.replace(smallest, n_layer=smallest.n_layer // 2)
+    with pytest.raises(ConfigError) as caught:
+        choose_recompute(limited(smallest, total(halved, "block")))
+    size = f"--n-layer {halved.n_layer} --block-size {settings.block_size}"
+    assert caught.value.hint == f"--batch-size 1 {size} fits"
+    assert choose_recompute(limited(halved, total(halved, "block")))
+
+
 def test_unasked_it_is_done_where_it_saves_much(settings, monkeypatch):
     assert choose_recompute(settings).recompute == "none"
     saved = total(settings, "none") - total(settings, "cheap")

@@ -15,7 +15,8 @@ from tiny import edited, flip_a_byte, handles_within
 
 from cllm_cli.errors import CllmError, ConfigError, RunError
 from cllm_cli.text.tokenizers import tokenizer_from_json
-from cllm_cli.training import run_folder
+from cllm_cli.training import checkpoint, run_folder
+from cllm_cli.training.checkpoint import Progress
 from cllm_cli.training.durable import TEMPORARY
 from cllm_cli.training.json_files import LARGEST_TEXT
 from cllm_cli.training.resolve import model_config
@@ -24,6 +25,11 @@ from cllm_cli.training.run_folder import LOCK, RunFolder
 
 def names(path):
     return sorted(item.name for item in path.iterdir())
+
+
+def contents(path):
+    """All that lies below a folder, with what files hold."""
+    return {item: item.read_bytes() if item.is_file() else None for item in path.rglob("*")}
 
 
 def by_hand(config):
@@ -201,6 +207,69 @@ def test_a_lock_that_is_not_had_leaves_no_handle(folder):
     assert len(handles_within(folder.path)) == 1
     folder.unlock()
     assert handles_within(folder.path) == []
+
+
+@pytest.mark.parametrize("left", ["nothing", "the folder", "another run"])
+def test_what_has_taken_a_runs_place_is_left_alone(folder, left):
+    """It was removed while it was trained, and perhaps somebody has begun another one there."""
+    folder.lock()
+    model, settings, tokenizer = folder.load_model(), folder.read_settings(), folder.read_tokenizer()
+    other = shutil.copytree(folder.path, folder.path.with_name("other"))
+    shutil.rmtree(folder.path)
+    if left == "the folder":
+        folder.path.mkdir()
+    elif left == "another run":
+        other.rename(folder.path)
+    before = contents(folder.path)
+    for write in (
+        lambda: folder.write_model(model.arena, 7, 1.0),
+        lambda: folder.write_settings(settings),
+        lambda: folder.write_sizes(model, tokenizer),
+        lambda: checkpoint.save(folder, Progress(step=7), model.arena.tensors(), settings, ""),
+        lambda: checkpoint.tidy(folder, 0, 1),
+    ):
+        with pytest.raises(RunError, match="not the folder that this run has locked"):
+            write()
+    assert contents(folder.path) == before
+    folder.unlock()
+
+
+def test_a_lock_whose_file_was_replaced_meanwhile_is_none(folder, monkeypatch):
+    def replaced(*_):
+        (folder.path / LOCK).unlink()
+        (folder.path / LOCK).touch()
+
+    monkeypatch.setattr(run_folder.fcntl, "flock", replaced)
+    with pytest.raises(RunError, match="not the folder that this run has locked"):
+        folder.lock()
+    assert handles_within(folder.path) == []
+
+
+def test_a_run_that_another_process_has_trained_meanwhile_stays(trained, tmp_path, monkeypatch):
+    """Between making the folder and locking it."""
+    new = RunFolder(tmp_path / "new")
+
+    def made_and_used(path):
+        shutil.copytree(trained, path)
+        return True
+
+    monkeypatch.setattr(run_folder, "make_folder", made_and_used)
+    with pytest.raises(RunError, match="there is a run"), new.locked():
+        new.check_new(force=False)
+    assert new.model.exists()
+    assert new.saved()
+
+
+@pytest.mark.parametrize("name", [".tmp-notes", ".tmp-", ".tmp-1", ".tmp-x-model", "tmp-1-model"])
+def test_a_file_that_no_writer_calls_so_is_somebody_elses(folder, tmp_path, name):
+    (folder.path / name).write_text("mine", "utf-8")
+    folder.lock()
+    folder.unlock()
+    assert (folder.path / name).exists()
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / name).touch()
+    with pytest.raises(RunError, match="is not empty and no run"):
+        RunFolder(tmp_path / "new").check_new(force=False)
 
 
 def test_a_lock_that_was_given_back_closes_nothing_more(folder, tmp_path):

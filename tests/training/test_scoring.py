@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -35,6 +37,11 @@ def one_by_one(model, tokenizer, text):
         return Score(0, 0, 0.0, 0)
     *_, found = Evaluator(model, text, tokenizer, 1).score()
     return found
+
+
+def test_a_perplexity_that_no_float_holds_is_none():
+    assert Score(2, 2, 2 * 709.7, 0).perplexity == pytest.approx(math.exp(709.7))
+    assert Score(2, 2, 2 * 709.8, 0).perplexity is None
 
 
 @pytest.mark.parametrize("end_of_text", [False, True])

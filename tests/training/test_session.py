@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
+import shutil
 
 import numba
+import numpy as np
 import pytest
-from tiny import TINY
+from safetensors.numpy import save_file
+from tiny import TINY, flip_a_byte
 
 from cllm_cli.config import Settings
 from cllm_cli.errors import ConfigError, CorpusError, RunError
 from cllm_cli.kernels import ahead
-from cllm_cli.training import checkpoint, compiling, session, train
+from cllm_cli.training import checkpoint, compiling, session, tensor_files, train
 from cllm_cli.training.run_folder import RunFolder
 
 
@@ -108,6 +113,63 @@ def test_a_cpu_that_the_kernels_that_came_along_are_not_for_is_told_once(monkeyp
     notices = [record.message for record in compiling.compile_kernels([]) if record.event == "notice"]
     message = "the kernels that came along are for x86-64-v4 and x86-64-v3: compiling for this CPU, once"
     assert notices == [message] * told
+
+
+def test_what_another_process_has_trained_while_the_text_was_read_stays(run, trained, tmp_path, monkeypatch):
+    lock = RunFolder.lock
+
+    def lock_late(folder):
+        shutil.copytree(trained, folder.path)
+        lock(folder)
+
+    monkeypatch.setattr(RunFolder, "lock", lock_late)
+    with pytest.raises(RunError, match="there is a run in"):
+        list(run())
+    before = {item.relative_to(trained): item.read_bytes() for item in trained.rglob("*") if item.is_file()}
+    assert {name: (tmp_path / "out" / name).read_bytes() for name in before} == before
+
+
+@pytest.mark.parametrize("fault", ["flipped", "gone", "short", "another model's"])
+@pytest.mark.parametrize("stop_after", [4, 6])
+def test_a_run_whose_best_weights_are_lost_goes_on_and_has_some_again(run, tmp_path, fault, stop_after):
+    whole = losses(run("whole"))
+    first = losses(run(stop_after=stop_after))
+    folder = RunFolder(tmp_path / "out")
+    if fault == "flipped":
+        flip_a_byte(folder.model)
+    elif fault == "gone":
+        folder.model.unlink()
+    elif fault == "short":
+        os.truncate(folder.model, folder.model.stat().st_size - 1)
+    else:
+        save_file({"w": np.zeros(3, np.float32)}, folder.model)
+    found = list(run(resume=True))
+    assert first + losses(found) == whole
+    (told,) = notices(found)
+    assert f"instead of the best weights, of step {3 * (stop_after // 3)}, there are those of step {stop_after}" in told
+    _, manifest, _ = checkpoint.newest(folder)
+    assert manifest["best_step"] == 6
+    assert found[-1].best_val_loss == pytest.approx(manifest["best_val_loss"], rel=0.01)  # the last is of all the text
+    assert np.isfinite(folder.load_model().arena.values).all()
+    assert notices(run(resume=True)) == []
+
+
+def test_best_weights_that_cannot_be_read_at_the_moment_are_no_lost_ones(run, tmp_path, monkeypatch):
+    list(run(stop_after=4))
+    folder = RunFolder(tmp_path / "out")
+    before, opening = folder.model.read_bytes(), tensor_files.open_regular
+
+    def denied(path):
+        if path == folder.model:
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return opening(path)
+
+    monkeypatch.setattr(tensor_files, "open_regular", denied)
+    with pytest.raises(RunError, match=r"cannot read .*model.safetensors: Input/output error"):
+        list(run(resume=True))
+    assert folder.model.read_bytes() == before
+    monkeypatch.undo()
+    assert notices(run(resume=True)) == []
 
 
 def test_a_start_that_fails_leaves_no_run(run, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -23,6 +24,10 @@ def path(tmp_path):
     """A file of one tensor, `w`."""
     save_file({"w": WEIGHTS}, tmp_path / "some.safetensors")
     return tmp_path / "some.safetensors"
+
+
+def fits(shapes, path):
+    return functools.partial(check_tensors, shapes=shapes, path=path)
 
 
 def opened(path):
@@ -64,6 +69,20 @@ def test_a_larger_file_may_have_a_larger_header(path, monkeypatch):
 def test_a_file_that_is_as_it_was_written_is_read(path, stated):
     save_file({"w": WEIGHTS}, path, metadata={"sha256": stated} if stated else {})
     assert np.array_equal(opened(path), WEIGHTS)
+
+
+def test_names_and_shapes_come_before_the_hash(path, monkeypatch):
+    """A file of a few bytes on the disk may say that it has terabytes, which to hash takes as long as they would."""
+    save_file({"w": WEIGHTS}, path, metadata={"sha256": "0" * 64})
+    monkeypatch.setattr(tensor_files, "data_hash", lambda _: pytest.fail("it was hashed"))
+    with pytest.raises(RunError, match="has no tensor v"), open_tensors(path, fits({"v": (1,)}, path)):
+        pass
+
+
+def test_what_fits_is_hashed_all_the_same(path):
+    save_file({"w": WEIGHTS}, path, metadata={"sha256": "0" * 64})
+    with pytest.raises(RunError, match="it is not as it was written"), open_tensors(path, fits({"w": (2, 3)}, path)):
+        pass
 
 
 def test_a_file_that_is_not_as_it_was_written_is_damaged(path):
