@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import inspect
 import math
+import os
 from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
 import tomli_w
@@ -227,6 +229,21 @@ def test_what_is_stated_reads_back_the_same(tmp_path):
     settings = replace(settings, include=("*.txt", "a, 'b'"), exclude=())
     (tmp_path / "config.toml").write_bytes(tomli_w.dumps(stated(settings)).encode())
     assert make_settings(read_toml(tmp_path / "config.toml")) == settings
+
+
+def test_a_file_of_the_largest_size_is_read(tmp_path):
+    (tmp_path / "some.toml").write_bytes(b"seed = 7\n".ljust(LARGEST_FILE, b"#"))
+    assert read_toml(tmp_path / "some.toml") == {"seed": 7}
+
+
+def test_what_a_user_names_may_be_a_pipe_and_what_a_run_has_may_not(tmp_path):
+    reader, writer = os.pipe()
+    os.write(writer, b"seed = 7\n")
+    os.close(writer)
+    assert read_toml(Path(f"/dev/fd/{reader}")) == {"seed": 7}
+    with pytest.raises(ConfigError, match="no regular file"):
+        read_toml(Path(f"/dev/fd/{reader}"), as_written=True)
+    os.close(reader)
 
 
 def test_a_file_of_the_wrong_kind_is_not_read_to_its_end(tmp_path):

@@ -22,7 +22,7 @@ class Metrics:
             self._file.truncate(min(length, path.stat().st_size))
         except OSError as error:
             raise self._failed(error) from error
-        self.length = self._file.tell() if self._file.seek(0, os.SEEK_END) else 0
+        self.length = self._file.seek(0, os.SEEK_END)
 
     def write(self, record: Record) -> None:
         """Appends a record that has an event. Raises RunError when it cannot."""

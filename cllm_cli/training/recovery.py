@@ -66,7 +66,6 @@ class Recovery:
         session = self.session
         self._rollbacks += 1
         position = session.stepper.sampler.position
-        session.model.arena.gradients.fill(0)
         found, passed = restore(session)
         restored = replace(
             found or Progress(),
@@ -74,7 +73,6 @@ class Recovery:
             best_step=progress.best_step,
             best_val_loss=progress.best_val_loss,
         )
-        session.stepper.sampler.position = position
         self.losses = deque(restored.recent_losses, WINDOW)
         return restored, RolledBack(step, restored.step, "; ".join([why, *(f"passed over: {each}" for each in passed)]))
 

@@ -188,7 +188,7 @@ class RunFolder:
         except BaseException:
             with contextlib.suppress(OSError):
                 if self._made and self._is_left_over():
-                    shutil.rmtree(self.path, ignore_errors=True)
+                    shutil.rmtree(self.path)
             self.unlock()
             raise
 

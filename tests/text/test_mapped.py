@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import os
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,17 @@ def test_an_array_is_what_the_file_has_and_cannot_be_written(file):
     assert mapped(file, np.dtype(np.uint8), 0).size == 0
     with pytest.raises(ValueError, match="smaller than requested"):
         mapped(file, np.dtype(np.uint8), SIZE + 1)
+
+
+def test_a_file_is_closed_when_its_array_goes(file):
+    def handles():
+        links = (os.path.realpath(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd"))  # noqa: PTH208
+        return [*links].count(os.path.realpath(file.name))
+
+    array = mapped(file, np.dtype(np.uint8), SIZE)
+    assert handles() > 1
+    del array
+    assert handles() == 1
 
 
 def test_pieces_make_the_array_and_are_let_go(file):

@@ -31,6 +31,35 @@ def test_events_are_appended_and_cut_back_to_where_a_checkpoint_stands(tmp_path)
     assert [json.loads(line)["message"] for line in path.read_text("utf-8").splitlines()] == ["one", "three"]
 
 
+def test_what_was_there_counts(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b"1234567\n")
+    for length, left in ((100, 8), (5, 5), (0, 0)):
+        metrics = Metrics(path, length)
+        assert metrics.length == path.stat().st_size == left
+        metrics.close()
+
+
+def test_a_sync_reaches_the_disk(tmp_path, monkeypatch):
+    sizes = []
+    monkeypatch.setattr(os, "fsync", lambda handle: sizes.append(os.fstat(handle).st_size))
+    metrics = Metrics(tmp_path / "metrics.jsonl", 0)
+    metrics.write(Notice("one"))
+    metrics.sync()
+    assert sizes == [metrics.length]
+    metrics.close()
+
+
+def test_a_pipe_in_its_place_is_an_error(tmp_path):
+    os.mkfifo(tmp_path / "metrics.jsonl")
+    reader = os.open(tmp_path / "metrics.jsonl", os.O_RDWR)  # who opens it to write need not wait
+    try:
+        with pytest.raises(RunError, match="no regular file"):
+            Metrics(tmp_path / "metrics.jsonl", 0)
+    finally:
+        os.close(reader)
+
+
 @pytest.mark.parametrize("what", ["write", "sync", "close"])
 def test_a_full_disk_is_a_run_error(tmp_path, what):
     metrics = Metrics(tmp_path / "metrics.jsonl", 0)

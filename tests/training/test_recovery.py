@@ -13,9 +13,10 @@ import pytest
 from safetensors.numpy import load_file
 
 from cllm_cli.errors import ConfigError, NotFiniteError, TrainingError
-from cllm_cli.training import checkpoint
+from cllm_cli.training import checkpoint, recovery, session
 from cllm_cli.training.evaluate import Evaluator, Score
-from cllm_cli.training.recovery import MOST_ROLLBACKS, MOST_SKIPPED, SPIKE, WINDOW, deviation
+from cllm_cli.training.recovery import MOST_ROLLBACKS, MOST_SKIPPED, SPIKE, WINDOW, Recovery, deviation
+from cllm_cli.training.run_folder import RunFolder
 from cllm_cli.training.step import Stepper
 
 LONG = {"steps": 12, "eval_every": 100, "save_every": 4, "log_every": 1}
@@ -119,6 +120,56 @@ def test_not_for_ever(run, failing):
     assert error.message == "the loss is not finite at step 9, first in x"
 
 
+def test_a_good_step_in_between_begins_the_count_anew(run, failing):
+    failing(*range(2, 100, 4))
+    found, error = collected(run(**LONG | {"steps": 3 * MOST_SKIPPED}, on_nan="skip"))
+    assert error is None
+    assert [step for event, step in found if event == "skip"] == [*range(2, 3 * MOST_SKIPPED + 1, 2)]
+
+
+def test_a_checkpoint_after_a_step_that_was_left_out_is_past_its_batch(run, failing, tmp_path):
+    failing(6)
+    collected(run(**LONG, on_nan="skip", stop_after=4))
+    _, manifest, _ = checkpoint.newest(RunFolder(tmp_path / "out"))
+    assert (manifest["step"], manifest["position"]) == (4, 8)
+
+
+def test_an_evaluation_that_is_left_out_is_not_tried_again(run, monkeypatch):
+    following = itertools.chain([2.0, math.nan], itertools.repeat(1.0))
+
+    def score(self, batches=None):
+        yield Score(tokens=10, bytes=20, nats=10 * next(following), hits=5)
+
+    monkeypatch.setattr(Evaluator, "score", score)
+    records = run(**LONG | {"steps": 9, "eval_every": 3, "eval_batches": 9999}, on_nan="skip")
+    found = [(record.event, record.step) for record in records if record.event in {"eval", "skip"}]
+    assert found == [("eval", 3), ("skip", 6), ("eval", 9)]
+
+
+def test_a_checkpoint_in_between_begins_the_count_anew(run, failing):
+    """One failure after each checkpoint, one more than there may be without any."""
+    failing(*range(10, 10 + 12 * (MOST_ROLLBACKS + 1), 12))
+    found, error = collected(run(**LONG | {"steps": 4 * (MOST_ROLLBACKS + 2)}, on_nan="rollback"))
+    assert error is None
+    assert [event for event, _ in found].count("rollback") == MOST_ROLLBACKS + 1
+
+
+def test_a_run_that_went_back_stands_where_it_goes_on_from(run, text, tmp_path):
+    """Its batches are those after what failed, its last losses those of the checkpoint, its best model the best."""
+    list(run(**LONG, stop_after=4))
+    ready = session.resume([text], tmp_path / "out", {})
+    policy, losses = Recovery(ready), ready.progress.recent_losses
+    policy.losses.append(99.0)
+    ready.stepper.sampler.position = 30
+    went, record = policy.roll_back(9, "so", replace(ready.progress, step=9, best_step=8, best_val_loss=1.5))
+    ready.folder.unlock()
+    assert (record.step, record.to_step, record.reason) == (9, 4, "so")
+    assert (went.step, went.position, went.best_step, went.best_val_loss) == (4, 30, 8, 1.5)
+    assert ready.stepper.sampler.position == 30
+    assert tuple(policy.losses) == losses != ()
+    assert not ready.model.arena.gradients.any()
+
+
 @pytest.mark.parametrize("policy", ["skip", "rollback"])
 def test_where_weights_are_lost_it_goes_back_to_the_checkpoint_and_on_with_other_batches(
     run, tmp_path, failing, policy
@@ -217,6 +268,21 @@ def test_a_resumed_run_sees_the_same_jump(run, losses):
     list(run(**LONG | {"steps": WINDOW + 1, "save_every": 1000, "stop_after": 100}))
     records = list(run(resume=True))
     assert [record.step for record in records if record.event == "spike"] == [WINDOW + 1]
+
+
+@pytest.mark.parametrize(("z", "spikes"), [(SPIKE, 0), (SPIKE + 1e-9, 1)])
+def test_a_loss_at_the_very_limit_is_none(run, monkeypatch, z, spikes):
+    monkeypatch.setattr(recovery, "deviation", lambda *_: z)
+    records = list(run(**LONG | {"steps": WINDOW + 1, "save_every": 1000}))
+    assert [record.event for record in records].count("spike") == spikes
+
+
+def test_losses_that_jump_again_and_again_are_gone_back_from_a_few_times(run, monkeypatch, losses):
+    losses(*quiet(WINDOW), *quiet(1000))
+    monkeypatch.setattr(recovery, "deviation", lambda _, loss: SPIKE + 1)
+    records = list(run(**LONG | {"steps": WINDOW + 6, "save_every": WINDOW - 1}, on_spike="rollback"))
+    assert [record.event for record in records].count("rollback") == MOST_ROLLBACKS
+    assert records[-1].stopped == "steps"
 
 
 def test_where_the_loss_jumps_it_may_go_back(run, losses):

@@ -34,6 +34,7 @@ def layer_stages(names: str, *own: str) -> list[Stage]:
 
 
 MODULES: dict[str, list[Stage]] = {
+    "config_file.py": [Stage(("tests/test_config.py",)), Stage(("tests/training/test_run_folder.py",))],
     "kernels/bits.py": [Stage(("tests/kernels/test_simd.py", "tests/kernels/test_math.py")), PLAIN],
     "kernels/cores.py": [Stage(("tests/kernels/test_cores.py",))],
     "kernels/gemm.py": [
@@ -81,6 +82,7 @@ MODULES: dict[str, list[Stage]] = {
     "text/batches.py": [Stage(("tests/text/test_batches.py",))],
     "text/chunks.py": [Stage(("tests/text/test_chunks.py",)), Stage(CORPORA)],
     "text/cuts.py": [Stage(("tests/text/test_cuts.py",)), Stage(("tests/text/test_batches.py",))],
+    "text/mapped.py": [Stage(("tests/text/test_mapped.py", "tests/reliability/test_cut_stores.py"))],
     "text/sources.py": [Stage(("tests/text/test_sources.py",)), Stage(("tests/commands/test_reading_flags.py",))],
     "text/split.py": [Stage(("tests/text/test_split.py",)), Stage(CORPORA)],
     "text/store.py": [
@@ -94,6 +96,10 @@ MODULES: dict[str, list[Stage]] = {
     ],
     "training/durable.py": [Stage(("tests/training/test_durable.py",)), Stage(FOLDER)],
     "training/metrics.py": [Stage(("tests/training/test_metrics.py",)), Stage(("tests/training/test_loop.py",))],
+    "training/recovery.py": [
+        Stage(("tests/training/test_recovery.py",)),
+        Stage(("tests/training/test_not_finite.py",)),
+    ],
     "training/run_folder.py": [Stage(FOLDER), Stage(("tests/training/test_loop.py", "tests/training/test_session.py"))],
     "training/json_files.py": [
         Stage(("tests/training/test_json_files.py",)),
@@ -104,6 +110,17 @@ MODULES: dict[str, list[Stage]] = {
         Stage(("tests/training/test_tensor_files.py",)),
         Stage(FOLDER),
         Stage(("tests/reliability/test_hostile_files.py",)),
+    ],
+    "training/session.py": [
+        Stage(("tests/training/test_session.py",)),
+        Stage(("tests/training/test_resume.py", "tests/training/test_library.py", "tests/training/test_not_finite.py")),
+        Stage(
+            (
+                "tests/training/test_loop.py",
+                "tests/training/test_run_folder.py",
+                "tests/commands/test_resume_command.py",
+            )
+        ),
     ],
     "training/step.py": [
         Stage(("tests/training/test_step.py",)),
