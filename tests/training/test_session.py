@@ -12,12 +12,19 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 from tiny import TINY, flip_a_byte
+from tokenizer_files import byte_level
 
 from cllm_cli.config import Settings
 from cllm_cli.errors import ConfigError, CorpusError, RunError
 from cllm_cli.kernels import ahead
+from cllm_cli.text.corpus import read_corpus
+from cllm_cli.text.tokenized import corpus_chunks, how_read
 from cllm_cli.training import checkpoint, compiling, session, tensor_files, train
 from cllm_cli.training.run_folder import RunFolder
+
+
+def names_below(folder):
+    return sorted(item.name for item in folder.rglob("*"))
 
 
 def losses(records):
@@ -63,7 +70,7 @@ def test_a_damaged_checkpoint_is_told(run, tmp_path):
 
 def test_weights_are_taken_from_a_model_of_the_same_sizes(run, tmp_path):
     list(run("first"))
-    with pytest.raises((ConfigError, RunError)):
+    with pytest.raises(ConfigError, match="the model's sizes are not those of"):
         list(run("second", init_from=tmp_path / "first", n_embd=32))
     with pytest.raises(RunError):
         list(run("second", init_from=tmp_path / "none"))
@@ -189,6 +196,68 @@ def test_a_text_that_is_too_short_is_refused_before_anything_is_written(tmp_path
     with pytest.raises(CorpusError):
         list(train([tmp_path / "short.txt"], tmp_path / "out", **TINY))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_window_longer_than_the_text_is_refused_before_anything_is_written(run, tmp_path):
+    with pytest.raises(CorpusError, match="a window of 10,000 needs"):
+        list(run(block_size=10_000))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_has_the_threads_that_were_asked_for(run, set_threads):
+    for threads in (2, 1):
+        records = run(f"{threads}", threads=threads)
+        next(records)
+        assert numba.get_num_threads() == threads
+        records.close()
+
+
+@pytest.fixture
+def store(text, tmp_path):
+    """A token store of that text, which was read as UTF-8."""
+    corpus = read_corpus([text], "byte", 0.1, contents=True)
+    path = tmp_path / "text.tok"
+    path.write_bytes(b"".join(corpus_chunks(corpus, "byte", 0.1, how_read(Settings()))))
+    return path
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_how_a_store_was_read_cannot_be_changed(run, store, resume):
+    if resume:
+        list(run("out", store, stop_after=2))
+    with pytest.raises(ConfigError, match="encoding"):
+        list(run("out", store, resume=resume, encoding="latin-1"))
+
+
+def test_a_run_goes_on_without_the_file_of_its_tokenizer(run, text, tmp_path):
+    path = tmp_path / "tokenizer.json"
+    byte_level(300).save(str(path))
+    first = losses(run("out", text, tokenizer=str(path), stop_after=3))
+    path.unlink()
+    assert len(first + losses(run("out", text, resume=True))) == 6
+
+
+def test_another_text_is_told_of_also_where_a_tokenizer_knows_none_of_its_characters(run, text):
+    list(run(tokenizer="char", stop_after=3))
+    text.write_text("ÄÖÜ" * 600, "utf-8")
+    with pytest.raises(RunError, match="the corpus is not the one"):
+        list(run(resume=True))
+
+
+def test_a_run_that_starts_over_has_nothing_of_the_one_before(run, tmp_path):
+    list(run(steps=6))
+    list(run(force=True, steps=2, save_every=1))
+    folder = RunFolder(tmp_path / "out")
+    assert sorted(folder.saved()) == [1, 2]
+    assert folder.metrics.read_text("utf-8").count('"event":"start"') == 1
+
+
+def test_a_start_over_that_fails_leaves_no_half_a_run(run, tmp_path, monkeypatch):
+    list(run())
+    monkeypatch.setattr(RunFolder, "write_settings", lambda *_: pytest.fail("full"))
+    with pytest.raises(pytest.fail.Exception):
+        list(run(force=True))
+    assert names_below(tmp_path / "out") == [".lock"]
 
 
 def test_the_length_of_a_run_may_change(run, tmp_path):
