@@ -19,9 +19,10 @@ OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 def make_private(folder: Path) -> bool:
     """Makes a folder, or closes one that is there to everybody else; whether it is safe. Raises OSError."""
-    for step in reversed([folder, *folder.parents]):
-        if not step.is_dir():
+    for step in reversed(folder.parents):
+        if not step.exists():
             step.mkdir(mode=0o700, exist_ok=True)  # with `parents` those would be as open as the umask has them
+    folder.mkdir(mode=0o700, exist_ok=True)
     status = folder.stat()
     if status.st_uid != os.geteuid() or status.st_mode & OTHERS_WRITE or not _way_is_safe(folder):
         return False

@@ -204,12 +204,37 @@ def test_a_window_longer_than_the_text_is_refused_before_anything_is_written(run
     assert not (tmp_path / "out").exists()
 
 
-def test_a_run_has_the_threads_that_were_asked_for(run, set_threads):
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_run_has_the_threads_that_were_asked_for(run, set_threads, resume):
     for threads in (2, 1):
-        records = run(f"{threads}", threads=threads)
+        if resume:
+            list(run(f"{threads}", threads=3 - threads, stop_after=2))
+        records = run(f"{threads}", threads=threads, resume=resume)
         next(records)
         assert numba.get_num_threads() == threads
         records.close()
+
+
+def test_weights_that_do_not_fit_are_refused_before_memory_is_taken(run, monkeypatch):
+    def misfit(*_):
+        raise RunError("they do not fit")
+
+    list(run(stop_after=2))
+    monkeypatch.setattr(checkpoint, "check_fits", misfit)
+    monkeypatch.setattr(session, "Model", lambda *_, **__: pytest.fail("memory was taken"))
+    with pytest.raises(RunError, match="they do not fit"):
+        list(run(resume=True))
+
+
+def test_a_run_with_a_text_of_its_own_to_validate_on_goes_on_from_a_store_of_both(run, text, tmp_path):
+    val = tmp_path / "val.txt"
+    val.write_text("another text to be scored\n" * 9, "utf-8")
+    whole = losses(run("whole", val=str(val)))
+    first = losses(run(val=str(val), stop_after=3))
+    corpus = read_corpus([text], "byte", 0.1, val, contents=True)
+    (tmp_path / "both.tok").write_bytes(b"".join(corpus_chunks(corpus, "byte", None, how_read(Settings()))))
+    val.unlink()
+    assert first + losses(run("out", tmp_path / "both.tok", resume=True)) == whole
 
 
 @pytest.fixture
