@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import mmap
 import os
-import weakref
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -28,12 +28,18 @@ class MappedFile(mmap.mmap):
         return super().__new__(cls, file.fileno(), 0, access=mmap.ACCESS_READ)
 
     def __init__(self, file: BinaryIO) -> None:
-        self._handle = os.dup(file.fileno())
-        weakref.finalize(self, os.close, self._handle)
-        self._written = os.fstat(self._handle).st_mtime_ns
+        self._path = Path(file.name).absolute() if isinstance(file.name, str) else None  # else it has no name
+        self._opened = os.fstat(file.fileno())
 
     def is_as_it_was(self) -> bool:
-        return os.fstat(self._handle).st_mtime_ns == self._written
+        """Looked up by its name, since more handles may be too many; one that was replaced stays as it is."""
+        if self._path is None:
+            return True
+        try:
+            now = self._path.stat()
+        except OSError:
+            return True
+        return not os.path.samestat(now, self._opened) or now.st_mtime_ns == self._opened.st_mtime_ns
 
 
 def mapped(file: BinaryIO, dtype: np.dtype[Any], count: int, offset: int = 0) -> npt.NDArray[Any]:

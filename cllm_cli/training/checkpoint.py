@@ -180,11 +180,12 @@ def newest(folder: RunFolder) -> tuple[Path | None, dict[str, Any], list[str]]:
 
 def is_damage(error: RunError) -> bool:
     """Whether what could not be read is damaged or not there; else it is the system that cannot read it now."""
-    return not isinstance(error.__cause__, OSError) or error.__cause__.errno in NOT_THERE
+    cause = error.__cause__
+    return not isinstance(cause, OSError | MemoryError) or (isinstance(cause, OSError) and cause.errno in NOT_THERE)
 
 
 def _reason(error: RunError) -> str:
-    return str(getattr(error.__cause__, "strerror", None) or error.__cause__)
+    return getattr(error.__cause__, "strerror", None) or str(error.__cause__) or error.message
 
 
 def tidy(folder: RunFolder, step: int, keep: int) -> None:

@@ -14,6 +14,7 @@ import math
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from cllm_cli.regular import open_regular
 from cllm_cli.text.mapped import mapped, pieces_of
 
 TEMPORARY = ".tmp-"
+ABANDONED = 3600.0  # seconds without a write
 OURS = re.compile(rf"{re.escape(TEMPORARY)}[0-9]+-.+", re.DOTALL)  # with the number of the process that writes it
 PIECE = 1 << 22  # bytes of a tensor that are written and hashed at a time
 
@@ -127,12 +129,16 @@ def remove_temporaries(folder: Path) -> None:
 
 
 def remove_abandoned(path: Path) -> None:
-    """Removes what writers of this one file have left that were killed: whose processes are no more."""
+    """Removes what writers of this one file have left that were killed: whose processes are no more.
+
+    A process of another machine or container cannot be seen; a writer that lives has written within the last hour.
+    """
     for left in path.parent.glob(f"{TEMPORARY}*-{glob.escape(path.name)}"):
         number = left.name.removeprefix(TEMPORARY).split("-")[0]
         if is_temporary(left.name) and left.name == f"{TEMPORARY}{number}-{path.name}" and not _lives(int(number)):
             with contextlib.suppress(OSError):
-                left.unlink()
+                if time.time() - left.stat().st_mtime > ABANDONED:
+                    left.unlink()
 
 
 def _lives(process: int) -> bool:

@@ -49,13 +49,15 @@ class Loop:
         self.settings = session.settings
         self.recovery = Recovery(session)
         self.validation = Validation(session, stop)
-        self.saved_step = self.progress.step if session.is_saved else None
+        self.saved_step = self.progress.step
+        self.evaluation_seconds: float | None = None
         self.began = self.next_save = time.monotonic()
 
     def run(self) -> Iterator[Record]:
         """The run's records, from start to end. Raises Interrupted after everything was saved."""
         with contextlib.ExitStack() as stack:
             stack.callback(self.session.folder.unlock)
+            self.session.folder.check_held()
             self.metrics = Metrics(self.session.folder.metrics, self.progress.metrics_bytes)
             stack.callback(self.metrics.close)
             try:
@@ -159,19 +161,24 @@ class Loop:
             return
         last = step >= self._final()  # not at --stop-after: the run that goes on must not know that it stopped
         if (step % (settings.eval_every or 1) == 0 or last) and self.progress.evaluated_step != step:
-            if time.monotonic() + self._evaluation_seconds() >= self.next_save:
-                yield from self._save()  # nothing is saved within an evaluation, which may take minutes
+            began = time.monotonic()
             self.progress, found = yield from self.validation.evaluate(self.progress)
+            self.evaluation_seconds = time.monotonic() - began
             if found:
                 yield found
         if settings.sample_every and (step % settings.sample_every == 0 or last) and self.progress.sampled_step != step:
             yield from self._sample()
         by_step = step % (settings.save_every or 1) == 0 and self.saved_step != step
-        if by_step or time.monotonic() >= self.next_save:
+        # Nothing is saved within an evaluation, which may take minutes.
+        evaluates = (step + 1) % (settings.eval_every or 1) == 0 or step + 1 >= self._final()
+        ahead = self._evaluation_seconds() if evaluates else 0.0
+        if by_step or time.monotonic() + ahead >= self.next_save:
             yield from self._save()
 
     def _evaluation_seconds(self) -> float:
-        """How long an evaluation will take about: a scored token costs a third of a trained one."""
+        """How long the next evaluation will take: as the last; the first by its tokens, at a third of a trained one."""
+        if self.evaluation_seconds is not None:
+            return self.evaluation_seconds
         done = self.progress.step - self.session.progress.step
         of_a_batch = (time.monotonic() - self.began) / max(1, done * self.settings.grad_accum)
         batches = self.settings.eval_batches or len(self.validation.evaluator)

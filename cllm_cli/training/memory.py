@@ -99,7 +99,8 @@ def _remedy(settings: Settings, room: int, policies: Sequence[str]) -> str:
     for n_layer, block_size in (model for model in models if all(model)):
         smaller = replace(settings, batch_size=1, grad_accum=1, n_layer=n_layer, block_size=block_size)
         if _total(smaller, policies[-1]) <= room:
-            return f"--batch-size 1 --n-layer {n_layer} --block-size {block_size} fits"
+            one = "--batch-size 1 --grad-accum 1" if settings.grad_accum > 1 else "--batch-size 1"
+            return f"{one} --n-layer {n_layer} --block-size {block_size} fits"
     return "train a smaller model: see --n-embd, --n-layer and --block-size"
 
 

@@ -165,12 +165,13 @@ class RunFolder:
         """
         if self._lock is None:
             return
-        held = os.fstat(self._lock)
         try:
-            there = (self.path / LOCK).lstat()
-        except OSError:
-            there = None
-        if there is None or not os.path.samestat(held, there):
+            same = os.path.samestat(os.fstat(self._lock), (self.path / LOCK).lstat())
+        except (FileNotFoundError, NotADirectoryError):
+            same = False
+        except OSError as error:
+            raise RunError(f"cannot use {self.path}: {error.strerror}", "go on with --resume, or try again") from error
+        if not same:
             raise RunError(
                 f"{self.path} is not the folder that this run has locked: it, or its {LOCK}, was removed or replaced",
                 "what is there now was left alone; train again with another --out",
@@ -186,7 +187,8 @@ class RunFolder:
         try:
             yield
         except BaseException:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, RunError):
+                self.check_held()
                 if self._made and self._is_left_over():
                     shutil.rmtree(self.path)
             self.unlock()
@@ -201,6 +203,7 @@ class RunFolder:
 
     def clear(self) -> None:
         """Removes the run that is here, and nothing that is not of a run; last config.toml, that says it is one."""
+        self.check_held()
         with _as_run_error(self.path):
             for name in reversed(OWN):
                 item = self.path / name
@@ -216,6 +219,7 @@ class RunFolder:
 
         `origin` says where the corpus came from (training/training_text.py).
         """
+        self.check_held()
         with _as_run_error(self.path):
             self.checkpoints.mkdir(exist_ok=True)
             self.data.mkdir(exist_ok=True)

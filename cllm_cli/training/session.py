@@ -5,6 +5,7 @@ Text is read and everything is checked before anything is written.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -44,10 +45,7 @@ UPDATER_SETTINGS = ("beta1", "beta2", "eps", "momentum", "nesterov", "weight_dec
 
 @dataclass
 class Session:
-    """A run that is ready to train. `wanted` are the settings as they were given, `progress` says from where.
-
-    `is_saved`: whether the checkpoint that it goes on from says the same of it.
-    """
+    """A run that is ready to train. `wanted` are the settings as they were given, `progress` says from where."""
 
     folder: RunFolder
     wanted: Settings
@@ -58,7 +56,6 @@ class Session:
     stepper: Stepper
     progress: Progress
     notices: list[str] = field(default_factory=list)
-    is_saved: bool = True
 
     def tensors(self) -> dict[str, npt.NDArray[Any]]:
         """What a checkpoint holds: weights and optimizer state by name."""
@@ -118,7 +115,8 @@ def start(
             if source:  # whoever resumes from step 0 must find these weights
                 checkpoint.save(folder, session.progress, session.tensors(), settings, corpus.fingerprint)
         except BaseException:
-            folder.clear()  # half a run would stand in the way of the next try
+            with contextlib.suppress(RunError):
+                folder.clear()  # half a run would stand in the way of the next try
             raise
     return session
 
@@ -203,8 +201,10 @@ def _look_at_best(session: Session) -> None:
     if progress.best_step is None:  # whatever is saved has them too
         return
     try:
-        with folder.open_model(session.model.config):
-            return
+        with folder.open_model(session.model.config) as tensors:
+            if (tensors.metadata() or {}).get("val_loss") != "null":  # as below, in an earlier try
+                return
+            raise RunError(f"{folder.model} has not the best weights any more")
     except RunError as error:
         if not checkpoint.is_damage(error):
             raise
@@ -213,8 +213,7 @@ def _look_at_best(session: Session) -> None:
             f"there are those of step {progress.step} now"
         )
     folder.write_model(session.model.arena, progress.step, None)
-    session.progress = replace(progress, evaluated_step=None, best_step=None, best_val_loss=None)
-    session.is_saved = False
+    session.progress = replace(progress, best_step=None, best_val_loss=None)
 
 
 def rehearsal(settings: Settings, vocabulary: int, changes: Mapping[str, Any] | None = None) -> Session:

@@ -367,3 +367,14 @@ def test_checkpoints_that_cannot_be_listed_are_not_none(folder, monkeypatch):
     monkeypatch.setattr(os, "scandir", failing)
     with pytest.raises(RunError, match=r"cannot use .*checkpoint: Input/output error"):
         folder.saved()
+
+
+def test_too_little_address_space_is_no_damage(folder, monkeypatch):
+    """What is damaged is passed over, and removed when the run goes on."""
+
+    def full(*_):
+        raise RunError("too large") from MemoryError()
+
+    monkeypatch.setattr(checkpoint, "_read_manifest", full)
+    with pytest.raises(RunError, match=r"cannot read .*step-00000002: too large"):
+        checkpoint.newest(folder)

@@ -156,6 +156,9 @@ def test_where_no_batch_fits_a_model_is_named_that_does(settings):
         choose_recompute(limited(smallest, total(halved, "block")))
     size = f"--n-layer {halved.n_layer} --block-size {settings.block_size}"
     assert caught.value.hint == f"--batch-size 1 {size} fits"
+    with pytest.raises(ConfigError) as caught:
+        choose_recompute(limited(dataclasses.replace(smallest, grad_accum=10**6), total(halved, "block")))
+    assert caught.value.hint == f"--batch-size 1 --grad-accum 1 {size} fits"
     assert choose_recompute(limited(halved, total(halved, "block")))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -231,6 +232,19 @@ def test_what_has_taken_a_runs_place_is_left_alone(folder, left):
         with pytest.raises(RunError, match="not the folder that this run has locked"):
             write()
     assert contents(folder.path) == before
+    folder.unlock()
+
+
+def test_a_lock_that_cannot_be_looked_at_is_told_as_that(folder, monkeypatch):
+    def stale(_):
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    folder.lock()
+    monkeypatch.setattr(run_folder.os, "fstat", stale)
+    with pytest.raises(RunError, match=r"cannot use .*: Stale file handle"):
+        folder.check_held()
+    monkeypatch.undo()
+    folder.check_held()
     folder.unlock()
 
 

@@ -20,6 +20,7 @@ from cllm_cli.kernels import ahead
 from cllm_cli.text.corpus import read_corpus
 from cllm_cli.text.tokenized import corpus_chunks, how_read
 from cllm_cli.training import checkpoint, compiling, session, tensor_files, train
+from cllm_cli.training.loop import Loop
 from cllm_cli.training.run_folder import RunFolder
 
 
@@ -136,6 +137,36 @@ def test_what_another_process_has_trained_while_the_text_was_read_stays(run, tra
     assert {name: (tmp_path / "out" / name).read_bytes() for name in before} == before
 
 
+@pytest.mark.parametrize("at", ["create", "write_sizes"])
+def test_a_run_that_takes_a_new_ones_place_is_not_cleared(run, trained, tmp_path, monkeypatch, at):
+    made = getattr(RunFolder, at)
+
+    def replaced(folder, *arguments):
+        if folder.path.name == "out":
+            shutil.rmtree(folder.path)
+            shutil.copytree(trained, folder.path)
+        made(folder, *arguments)
+
+    monkeypatch.setattr(RunFolder, at, replaced)
+    with pytest.raises(RunError, match="not the folder that this run has locked"):
+        list(run())
+    before = {item.relative_to(trained): item.read_bytes() for item in trained.rglob("*") if item.is_file()}
+    assert {name: (tmp_path / "out" / name).read_bytes() for name in before} == before
+
+
+def test_a_run_that_takes_the_place_of_a_resumed_one_keeps_its_metrics(run, trained, tmp_path):
+    list(run(stop_after=2))
+    records = train([tmp_path / "text.txt"], tmp_path / "out", resume=True)
+    ready = session.resume([tmp_path / "text.txt"], tmp_path / "out", {})
+    shutil.rmtree(tmp_path / "out")
+    shutil.copytree(trained, tmp_path / "out")
+    before = (tmp_path / "out" / "metrics.jsonl").read_bytes()
+    with pytest.raises(RunError, match="not the folder that this run has locked"):
+        list(Loop(ready).run())
+    assert (tmp_path / "out" / "metrics.jsonl").read_bytes() == before
+    records.close()
+
+
 @pytest.mark.parametrize("fault", ["flipped", "gone", "short", "another model's"])
 @pytest.mark.parametrize("stop_after", [4, 6])
 def test_a_run_whose_best_weights_are_lost_goes_on_and_has_some_again(run, tmp_path, fault, stop_after):
@@ -154,11 +185,16 @@ def test_a_run_whose_best_weights_are_lost_goes_on_and_has_some_again(run, tmp_p
     assert first + losses(found) == whole
     (told,) = notices(found)
     assert f"instead of the best weights, of step {3 * (stop_after // 3)}, there are those of step {stop_after}" in told
-    _, manifest, _ = checkpoint.newest(folder)
-    assert manifest["best_step"] == 6
-    assert found[-1].best_val_loss == pytest.approx(manifest["best_val_loss"], rel=0.01)  # the last is of all the text
     assert np.isfinite(folder.load_model().arena.values).all()
+    again = notices(run(resume=True, steps=9))
+    _, manifest, _ = checkpoint.newest(folder)
+    assert manifest["best_step"] in (6, 9)
     assert notices(run(resume=True)) == []
+    if stop_after == 6:  # nothing was scored since, so what there is says that it is not the best
+        (told,) = again
+        assert "has not the best weights any more; instead of the best weights, of step 6" in told
+    else:
+        assert again == []
 
 
 def test_best_weights_that_cannot_be_read_at_the_moment_are_no_lost_ones(run, tmp_path, monkeypatch):
