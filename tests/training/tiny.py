@@ -36,5 +36,6 @@ def flip_a_byte(path):
 
 def handles_within(path):
     """Links of this process's handles of a file or of what is in a folder; those of other tests may close any time."""
-    links = (os.path.realpath(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd"))  # noqa: PTH208
+    names = os.listdir("/proc/self/fd")  # noqa: PTH208 - Path.iterdir holds a handle itself
+    links = [os.path.realpath(f"/proc/self/fd/{name}") for name in names]
     return [link for link in links if link.startswith(os.path.realpath(path))]
