@@ -126,7 +126,7 @@ def main() -> None:
     else:
         os.environ["CLLM_CPU"] = options.cpu  # before anything imports kernels
 
-    from cllm_cli.training.session import use_threads
+    from cllm_cli.kernels.threads import use_threads
 
     use_threads(options.threads)
     serve(MAKERS[options.task](options.shape, options.recompute), packages=("cllm", "numba", "llvmlite", "numpy"))

@@ -177,8 +177,8 @@ def main() -> None:
     # OpenBLAS leaves a thread spinning where it likes; ours would at times share a core meanwhile.
     os.environ["OMP_PROC_BIND"] = "true"
 
+    from cllm_cli.kernels.threads import use_threads
     from cllm_cli.profiling.roof import measure_roof
-    from cllm_cli.training.session import use_threads
 
     use_threads(options.threads)
     roof = measure_roof()

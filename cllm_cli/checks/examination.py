@@ -46,8 +46,8 @@ class Examination:
             yield failure("self-test", error)
 
     def _ready(self) -> Finding:
+        from cllm_cli.kernels.threads import use_threads
         from cllm_cli.training.machine import available_cores
-        from cllm_cli.training.session import use_threads
 
         use_threads(available_cores())
         return Finding("compiling", True, f"{self._prepare()} kernels are ready")

@@ -51,7 +51,7 @@ class Finding:
 def version_facts() -> dict[str, Any]:
     """The object of `cllm --version --json`. Raises ConfigError for a CLLM_CPU that this CPU is not."""
     from cllm_cli.kernels.jit import TARGET, cache_root
-    from cllm_cli.training.session import threading_layer
+    from cllm_cli.kernels.threads import threading_layer
 
     root = cache_root()
     return {
@@ -199,7 +199,7 @@ def _not_shipped() -> list[str]:
 def _threads() -> Finding:
     import numba
 
-    from cllm_cli.training.session import threading_layer
+    from cllm_cli.kernels.threads import threading_layer
 
     layer, most = threading_layer(), int(numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]  # set by name
     facts = {"threading_layer": layer, "most_threads": most}

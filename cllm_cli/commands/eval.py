@@ -49,6 +49,7 @@ def evaluate(
 ) -> None:
     """Score text: loss in nats, perplexity, bits per byte, accuracy."""
     from cllm_cli.commands.preparing import prepare
+    from cllm_cli.kernels.threads import use_threads
     from cllm_cli.reporting.tables import show_evaluation
     from cllm_cli.reporting.terminal import is_plain, tell_note
     from cllm_cli.text.corpus import tokens_of
@@ -61,7 +62,6 @@ def evaluate(
     from cllm_cli.training.records import json_line
     from cllm_cli.training.resolve import model_config
     from cllm_cli.training.run_folder import RunFolder
-    from cllm_cli.training.session import use_threads
 
     text = named_files(text, files0_from, "TEXT")
     if settings and not text:

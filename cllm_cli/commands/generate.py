@@ -50,6 +50,7 @@ def generate(
     """Write text with a trained model."""
     from cllm_cli.commands.preparing import prepare
     from cllm_cli.errors import CorpusError
+    from cllm_cli.kernels.threads import use_threads
     from cllm_cli.model.decode import Decoder, Sampling
     from cllm_cli.model.decode import generate as drawn
     from cllm_cli.printable import printable
@@ -57,7 +58,6 @@ def generate(
     from cllm_cli.training.machine import available_cores
     from cllm_cli.training.records import json_line
     from cllm_cli.training.run_folder import RunFolder
-    from cllm_cli.training.session import use_threads
 
     use_threads(threads or available_cores())
     folder = RunFolder(run)

@@ -57,13 +57,13 @@ def gradcheck(
     from cllm_cli.checks.selection import chosen_checks, chosen_flow
     from cllm_cli.commands.preparing import prepare
     from cllm_cli.errors import CheckFailed
+    from cllm_cli.kernels.threads import use_threads
     from cllm_cli.reporting.flow import show_flow
     from cllm_cli.reporting.tables import show_gradcheck
     from cllm_cli.reporting.terminal import tell_note
     from cllm_cli.training.machine import available_cores
     from cllm_cli.training.records import json_line
     from cllm_cli.training.run_folder import RunFolder
-    from cllm_cli.training.session import use_threads
 
     # What is checked is so small that more threads only wait for each other.
     use_threads(threads or (available_cores() if flow else 1))

@@ -64,6 +64,7 @@ def profile(
         raise ConfigError("--trace is of one size", "give one --batch-size and one --block-size")
 
     from cllm_cli.commands.preparing import prepare
+    from cllm_cli.kernels.threads import use_threads
     from cllm_cli.profiling.layers import StepProfile
     from cllm_cli.profiling.roof import measure_roof, roof_calls
     from cllm_cli.profiling.trace import write_trace
@@ -73,7 +74,7 @@ def profile(
     from cllm_cli.training.records import json_line
     from cllm_cli.training.resolve import model_config
     from cllm_cli.training.run_folder import RunFolder
-    from cllm_cli.training.session import rehearsal, use_threads
+    from cllm_cli.training.session import rehearsal
 
     use_threads(threads or available_cores())
     settings = RunFolder(run).read_settings() if run else make_settings(chosen)

@@ -38,9 +38,9 @@ def warmup(
 
     from cllm_cli.commands.preparing import every_call, prepare, prepare_for
     from cllm_cli.kernels.jit import cache_root
+    from cllm_cli.kernels.threads import use_threads
     from cllm_cli.training.machine import available_cores
     from cllm_cli.training.records import json_line
-    from cllm_cli.training.session import use_threads
 
     folder = out or cache_root()
     if folder is None:

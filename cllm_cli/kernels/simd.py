@@ -207,7 +207,7 @@ def thread_count(typingctx: Any) -> Any:
     return types.intp(), codegen
 
 
-UNROLL = 4
+UNROLL = 2
 
 
 def emit_tile(builder: Any, real: Any, rows: int, args: Any) -> None:
@@ -240,6 +240,9 @@ def emit_tile(builder: Any, real: Any, rows: int, args: Any) -> None:
         new = list(phis)
         for ahead in range(unroll):
             new = step(new, phi_a, phi_b, ahead)
+            # No load moves over this. The tile takes all registers but one: where LLVM loads the next step's row of B
+            # early, as it does for some CPUs, sums go to memory and back in each step.
+            builder.asm(ir.FunctionType(ir.VoidType(), []), "", "~{memory}", [], side_effect=True)
         next_a = builder.gep(phi_a, [size(unroll * MR)])
         next_b = builder.gep(phi_b, [size(unroll * width)])
         next_index = builder.add(index, size(1))

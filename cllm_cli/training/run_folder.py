@@ -9,7 +9,6 @@ data/                the validation tokens; all tokens of a corpus that came fro
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import re
@@ -33,18 +32,16 @@ from cllm_cli.text.tokenizers.base import TokenArray, Tokenizer
 from cllm_cli.training.durable import (
     entries_hash,
     is_temporary,
-    make_folder,
-    remove_temporaries,
     sync_folder,
     tensor_chunks,
     write_file,
 )
+from cllm_cli.training.folder_lock import LOCK, FolderLock
 from cllm_cli.training.json_files import read_json
 from cllm_cli.training.resolve import model_config
 from cllm_cli.training.tensor_files import check_model, copy_tensors, open_tensors, read_tokens
 
 OWN = ("config.toml", "config.json", "model.safetensors", "tokenizer.json", "metrics.jsonl", "checkpoint", "data")
-LOCK = ".lock"
 STEP = re.compile(r"step-([0-9]{8}|[1-9][0-9]{8,})")  # a checkpoint's name
 LARGEST_FACTS = 64 << 20  # bytes of what is noted of a corpus: the names of its files, if they are many
 
@@ -57,8 +54,7 @@ class RunFolder:
         self.config, self.model = path / "config.toml", path / "model.safetensors"
         self.tokenizer, self.metrics = path / "tokenizer.json", path / "metrics.jsonl"
         self.checkpoints, self.data = path / "checkpoint", path / "data"
-        self._lock: int | None = None
-        self._made = False
+        self._lock = FolderLock(path)
 
     def check_links(self) -> None:
         """Raise RunError where a link among the run's files leads out of its folder, which itself may be one.
@@ -136,46 +132,15 @@ class RunFolder:
     def lock(self) -> None:
         """Makes the folder and holds it until `unlock` or the process's end. Raises RunError where another holds it."""
         self.check_links()
-        try:
-            self._made = make_folder(self.path)
-            self._lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self.check_held()
-            sync_folder(self.path)  # without its lock a start that failed is not known for one
-            for folder in (self.path, self.checkpoints, self.data):
-                remove_temporaries(folder)
-        except BlockingIOError as error:
-            self.unlock()
-            raise RunError(
-                f"another process is training in {self.path}", "wait for it, or choose another --out"
-            ) from error
-        except OSError as error:
-            self.unlock()
-            raise RunError(
-                f"cannot write to {self.path}: {error.strerror}", "choose another folder with --out"
-            ) from error
-        except RunError:
-            self.unlock()
-            raise
+        self._lock.take(self.path, self.checkpoints, self.data)
 
     def check_held(self) -> None:
-        """Raise RunError where the run that this process has locked is no longer the one at the path.
+        """Raise RunError where the run that this process has locked is no longer the one at the path."""
+        self._lock.check()
 
-        Somebody has removed it, or its lock, and another process may have a run there: it must not be written into.
-        """
-        if self._lock is None:
-            return
-        try:
-            same = os.path.samestat(os.fstat(self._lock), (self.path / LOCK).lstat())
-        except (FileNotFoundError, NotADirectoryError):
-            same = False
-        except OSError as error:
-            raise RunError(f"cannot use {self.path}: {error.strerror}", "go on with --resume, or try again") from error
-        if not same:
-            raise RunError(
-                f"{self.path} is not the folder that this run has locked: it, or its {LOCK}, was removed or replaced",
-                "what is there now was left alone; train again with another --out",
-            )
+    def unlock(self) -> None:
+        """Gives the folder back."""
+        self._lock.release()
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -189,17 +154,10 @@ class RunFolder:
         except BaseException:
             with contextlib.suppress(OSError, RunError):
                 self.check_held()
-                if self._made and self._is_left_over():
+                if self._lock.made and self._is_left_over():
                     shutil.rmtree(self.path)
             self.unlock()
             raise
-
-    def unlock(self) -> None:
-        """Gives the folder back."""
-        if self._lock is not None:
-            with contextlib.suppress(OSError):  # the handle is closed all the same, whatever the disk says
-                os.close(self._lock)
-            self._lock = None
 
     def clear(self) -> None:
         """Removes the run that is here, and nothing that is not of a run; last config.toml, that says it is one."""

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from cllm_cli.config import Settings, flag_of, known_setting, make_settings, merge, stated
 from cllm_cli.errors import ConfigError, RunError
+from cllm_cli.kernels.threads import use_threads
 from cllm_cli.model.build import Model, ModelConfig
 from cllm_cli.model.init import initialize
 from cllm_cli.model.recompute import NONE
@@ -253,30 +253,6 @@ def _by_steps(values: Mapping[str, Any]) -> dict[str, Any]:
     """Stored settings without epochs and minutes, once the number of steps that they came to is known."""
     known = values.get("steps") is not None
     return {name: value for name, value in values.items() if not (known and name in ("epochs", "minutes"))}
-
-
-def use_threads(count: int) -> None:
-    """Sets the number of threads that kernels run on. Raises ConfigError for more than Numba has made ready."""
-    threading_layer()
-    try:
-        numba.set_num_threads(count)
-    except ValueError as error:  # Numba reads how many when it is imported
-        raise ConfigError(
-            f"--threads {count} is more than this process can start",
-            "give fewer, or set NUMBA_NUM_THREADS before Python starts",
-        ) from error
-
-
-def threading_layer() -> str:
-    """What runs the kernels' threads: omp, tbb or workqueue. Raises ConfigError where Numba can start none."""
-    try:
-        numba.get_num_threads()  # starts them
-    except ValueError as error:
-        raise ConfigError(
-            f"Numba cannot start its threads: {' '.join(str(error).split())}",
-            "unset NUMBA_THREADING_LAYER and NUMBA_THREADING_LAYER_PRIORITY",
-        ) from error
-    return str(numba.threading_layer())  # type: ignore[attr-defined]  # set by name
 
 
 def _build(folder: RunFolder, wanted: Settings, settings: Settings, corpus: Corpus) -> Session:

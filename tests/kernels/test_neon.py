@@ -97,7 +97,7 @@ def test_vectors_are_transposed_in_registers(assembly, dtype):
 @precisions
 @pytest.mark.parametrize("rows", [4, 8])
 def test_the_inner_loop_keeps_its_sums_in_registers(assembly, rows, dtype):
-    """Four steps of k: an FMA for each row and vector, every sum in a register of its own, the stack untouched."""
+    """Some steps of k: an FMA for each row and vector, every sum in a register of its own, the stack untouched."""
     longest = max(loops(assembly[f"tile of {rows}, {dtype}"]), key=len)
     sums = [match[1] for line in longest if (match := re.match(r"fmla\s+(v\d+)\.", line))]
     assert len(sums) == UNROLL * rows * TILES["neon"].vectors

@@ -19,8 +19,9 @@ from typing import Any
 from cllm_cli.errors import CllmError
 from cllm_cli.training import checkpoint
 from cllm_cli.training.durable import TEMPORARY
+from cllm_cli.training.folder_lock import LOCK
 from cllm_cli.training.records import Checkpointed, Record, Step
-from cllm_cli.training.run_folder import LOCK, RunFolder
+from cllm_cli.training.run_folder import RunFolder
 
 from . import forks
 from .calls import Call, Fault, watching

@@ -74,7 +74,8 @@ import sys
 from cllm_cli.config import make_settings
 from cllm_cli.optim.schedule import Schedule
 from cllm_cli.training.resident import resident_bytes
-from cllm_cli.training.session import rehearsal, use_threads
+from cllm_cli.kernels.threads import use_threads
+from cllm_cli.training.session import rehearsal
 
 use_threads(2)
 schedule = Schedule("constant", 1e-3, 1e-3, 0, 10)

@@ -16,12 +16,13 @@ from tiny import edited, flip_a_byte, handles_within
 
 from cllm_cli.errors import CllmError, ConfigError, RunError
 from cllm_cli.text.tokenizers import tokenizer_from_json
-from cllm_cli.training import checkpoint, run_folder
+from cllm_cli.training import checkpoint, folder_lock, run_folder
 from cllm_cli.training.checkpoint import Progress
 from cllm_cli.training.durable import TEMPORARY
+from cllm_cli.training.folder_lock import LOCK
 from cllm_cli.training.json_files import LARGEST_TEXT
 from cllm_cli.training.resolve import model_config
-from cllm_cli.training.run_folder import LOCK, RunFolder
+from cllm_cli.training.run_folder import RunFolder
 
 
 def names(path):
@@ -134,7 +135,7 @@ def test_what_says_that_there_is_a_run_goes_when_the_rest_is_gone_for_good(folde
 
 def test_a_lock_is_on_the_disk_before_anything_else(tmp_path, monkeypatch):
     """What a start that failed leaves is known by it."""
-    monkeypatch.setattr(run_folder, "sync_folder", lambda path: left.append(names(path)))
+    monkeypatch.setattr(folder_lock, "sync_folder", lambda path: left.append(names(path)))
     left = []
     folder = RunFolder(tmp_path / "run")
     folder.lock()
@@ -240,7 +241,7 @@ def test_a_lock_that_cannot_be_looked_at_is_told_as_that(folder, monkeypatch):
         raise OSError(errno.ESTALE, "Stale file handle")
 
     folder.lock()
-    monkeypatch.setattr(run_folder.os, "fstat", stale)
+    monkeypatch.setattr(folder_lock.os, "fstat", stale)
     with pytest.raises(RunError, match=r"cannot use .*: Stale file handle"):
         folder.check_held()
     monkeypatch.undo()
@@ -253,7 +254,7 @@ def test_a_lock_whose_file_was_replaced_meanwhile_is_none(folder, monkeypatch):
         (folder.path / LOCK).unlink()
         (folder.path / LOCK).touch()
 
-    monkeypatch.setattr(run_folder.fcntl, "flock", replaced)
+    monkeypatch.setattr(folder_lock.fcntl, "flock", replaced)
     with pytest.raises(RunError, match="not the folder that this run has locked"):
         folder.lock()
     assert handles_within(folder.path) == []
@@ -267,7 +268,7 @@ def test_a_run_that_another_process_has_trained_meanwhile_stays(trained, tmp_pat
         shutil.copytree(trained, path)
         return True
 
-    monkeypatch.setattr(run_folder, "make_folder", made_and_used)
+    monkeypatch.setattr(folder_lock, "make_folder", made_and_used)
     with pytest.raises(RunError, match="there is a run"), new.locked():
         new.check_new(force=False)
     assert new.model.exists()

@@ -339,12 +339,3 @@ def test_a_rehearsal_writes_nothing(tmp_path, monkeypatch):
     plain = session.rehearsal(Settings(n_layer=1, n_head=2, n_embd=16, block_size=8, steps=3, batch_size=2), 300)
     assert plain.stepper.batch == 2
     assert list(tmp_path.iterdir()) == []
-
-
-def test_more_threads_than_numba_has_made_ready_are_refused(set_threads):
-    before = numba.config.NUMBA_NUM_THREADS
-    with pytest.raises(ConfigError, match="more than this process can start"):
-        session.use_threads(before + 1)
-    assert before == numba.config.NUMBA_NUM_THREADS
-    session.use_threads(3)
-    assert numba.get_num_threads() == 3

@@ -56,7 +56,11 @@ MODULES: dict[str, list[Stage]] = {
         Stage((LAYER,), "(linear-N or layernorm or cross_entropy) and finite"),
         PLAIN,
     ],
-    "kernels/simd.py": [Stage(PRODUCTS), Stage(("tests/kernels/test_packing.py",)), PLAIN],
+    "kernels/simd.py": [
+        Stage(PRODUCTS),
+        Stage(("tests/kernels/test_packing.py", "tests/kernels/test_registers.py")),
+        PLAIN,
+    ],
     "layers/attention.py": layer_stages("attention-B", "tests/layers/test_attention.py"),
     "layers/cross_entropy.py": layer_stages("cross_entropy-N", "tests/layers/test_cross_entropy.py"),
     "layers/dropout.py": layer_stages("dropout-N", "tests/layers/test_dropout.py"),
@@ -95,6 +99,7 @@ MODULES: dict[str, list[Stage]] = {
         Stage(("tests/training/test_resume.py", "tests/training/test_loop.py")),
     ],
     "training/durable.py": [Stage(("tests/training/test_durable.py",)), Stage(FOLDER)],
+    "training/folder_lock.py": [Stage(FOLDER)],
     "training/metrics.py": [Stage(("tests/training/test_metrics.py",)), Stage(("tests/training/test_loop.py",))],
     "training/recovery.py": [
         Stage(("tests/training/test_recovery.py",)),
