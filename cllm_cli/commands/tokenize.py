@@ -71,6 +71,7 @@ def tokenize(
         )
     reading = reading_of(chosen)
     check_place(out, force)
+    remove_abandoned(out)  # before anything is read: it may be what fills the disk
     stdin = getattr(sys.stdin, "buffer", None)
     with StopSignals(patient=False) as signals:
         try:
@@ -80,7 +81,6 @@ def tokenize(
                 read = read_corpus(corpus, tokenizer, chosen.val_fraction, val, stdin, reading=reading, contents=True)
             how = {} if ids else how_read(chosen)
             chunks = corpus_chunks(read, tokenizer, None if val else chosen.val_fraction, how)
-            remove_abandoned(out)
             write_file(out, chunks, hint="make room there, or choose another --out; nothing was written")
         except KeyboardInterrupt:
             raise Interrupted(signals.received, "ended at once", "a token store appears when it is whole") from None

@@ -81,12 +81,13 @@ def check_there(array: npt.NDArray[Any]) -> None:
 def pieces_of(array: npt.NDArray[Any], size: int) -> Iterator[npt.NDArray[Any]]:
     """An array in pieces of `size` elements, each of which is let go when the next one is asked for.
 
-    Raises CorpusError where its file is cut short meanwhile.
+    Raises CorpusError where its file is cut short or written to meanwhile.
     """
     for start in range(0, len(array), size):
         check_there(array)
         piece = array[start : start + size]
         yield piece
+        check_there(array)
         let_go(piece)
 
 

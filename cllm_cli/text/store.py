@@ -9,7 +9,7 @@
 Numbers are in the byte order of the machine that wrote them, so that tokens can be used where they lie. There are no
 offsets in the file: nothing can point outside or overlap, and the counts have to add up to the file's own size before
 anything is mapped. No part of a file is executed, and no name in it is looked up. A store is replaced as a whole, never
-changed in place; one that is cut short while it is mapped is an error when the next batch is read.
+changed in place; one that is cut short or written to while it is mapped is an error when the next batch is read.
 """
 
 from __future__ import annotations

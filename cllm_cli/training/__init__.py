@@ -44,4 +44,7 @@ def train(
         ready = session.resume(sources, Path(out), settings, stdin, tell)
     else:
         ready = session.start(sources, Path(out), settings, force, Path(init_from) if init_from else None, stdin)
-    yield from Loop(ready, stop).run()
+    try:
+        yield from Loop(ready, stop).run()
+    finally:
+        ready.folder.unlock()

@@ -7,6 +7,7 @@ last step the old name may come back. A folder of several files is made the same
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import glob
 import hashlib
 import json
@@ -14,10 +15,9 @@ import math
 import os
 import re
 import shutil
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -27,8 +27,7 @@ from cllm_cli.regular import open_regular
 from cllm_cli.text.mapped import mapped, pieces_of
 
 TEMPORARY = ".tmp-"
-ABANDONED = 3600.0  # seconds without a write
-OURS = re.compile(rf"{re.escape(TEMPORARY)}[0-9]+-.+", re.DOTALL)  # with the number of the process that writes it
+OURS = re.compile(rf"{re.escape(TEMPORARY)}[0-9]+-.+", re.DOTALL)  # with a number that no other writer has
 PIECE = 1 << 22  # bytes of a tensor that are written and hashed at a time
 
 SAFETENSORS_TYPES = {
@@ -46,11 +45,12 @@ def write_file(path: Path, chunks: Iterable[Any], hint: str = "") -> dict[str, A
 
     Raises RunError when it cannot, with `hint` or that of a run.
     """
-    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
+    temporary = _temporary(path)
     try:
-        temporary.unlink(missing_ok=True)
-        facts = _write(temporary, chunks)
-        temporary.replace(path)
+        with temporary.open("xb") as file:  # not what somebody else has put there, such as a link to another file
+            _hold(file)
+            facts = _write(file, chunks)
+            temporary.replace(path)
         sync_folder(path.parent)
     except OSError as error:
         raise _failed(path, error, hint) from error
@@ -63,16 +63,16 @@ def write_file(path: Path, chunks: Iterable[Any], hint: str = "") -> dict[str, A
 def write_folder(path: Path, files: Mapping[str, Iterable[Any]], manifest: Mapping[str, Any]) -> None:
     """Writes a folder of files and `manifest.json`, to which the files' sizes and hashes and its own are added.
 
-    Raises RunError when it cannot.
+    The folder that it is to lie in is made where it is gone. Raises RunError when it cannot.
     """
-    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
+    temporary = _temporary(path)
     try:
-        shutil.rmtree(temporary, ignore_errors=True)
+        make_folder(path.parent)
         temporary.mkdir()
-        parts = {name: _write(temporary / name, chunks) for name, chunks in files.items()}
+        parts = {name: _write_new(temporary / name, chunks) for name, chunks in files.items()}
         whole = {**manifest, "parts": parts}
         text = json.dumps({**whole, "sha256": entries_hash(whole)}, indent=1)
-        _write(temporary / "manifest.json", [text.encode()])
+        _write_new(temporary / "manifest.json", [text.encode()])
         sync_folder(temporary)
         if path.exists():
             shutil.rmtree(path)
@@ -118,37 +118,54 @@ def is_temporary(name: str) -> bool:
 
 
 def remove_temporaries(folder: Path) -> None:
-    """Removes what writers that died have left behind; call it under the run's lock."""
+    """Removes what writers that died have left behind; call it under the run's lock.
+
+    A file that somebody is writing at this moment, such as a token store beside the run, stays.
+    """
     for left in folder.glob(f"{TEMPORARY}*"):
         if not is_temporary(left.name):
             continue
         if left.is_dir() and not left.is_symlink():
             shutil.rmtree(left, ignore_errors=True)
-        else:
+        elif left.is_symlink() or not _is_held(left):
             left.unlink(missing_ok=True)
 
 
 def remove_abandoned(path: Path) -> None:
-    """Removes what writers of this one file have left that were killed: whose processes are no more.
-
-    A process of another machine or container cannot be seen; a writer that lives has written within the last hour.
-    """
+    """Removes what writers of this one file have left that were killed."""
     for left in path.parent.glob(f"{TEMPORARY}*-{glob.escape(path.name)}"):
         number = left.name.removeprefix(TEMPORARY).split("-")[0]
-        if is_temporary(left.name) and left.name == f"{TEMPORARY}{number}-{path.name}" and not _lives(int(number)):
+        if is_temporary(left.name) and left.name == f"{TEMPORARY}{number}-{path.name}" and not _is_held(left):
             with contextlib.suppress(OSError):
-                if time.time() - left.stat().st_mtime > ABANDONED:
-                    left.unlink()
+                left.unlink()
 
 
-def _lives(process: int) -> bool:
+def _temporary(path: Path) -> Path:
+    """The name of `path` while it is written. Processes of two containers may have the same number, so it is random."""
+    return path.with_name(f"{TEMPORARY}{int.from_bytes(os.urandom(6), 'big')}-{path.name}")
+
+
+def _hold(file: BinaryIO) -> None:
+    """Locks a file until it is closed: its writer lives. The system takes the lock back when a process ends."""
+    with contextlib.suppress(OSError):  # not every file system has locks; there nothing counts as left behind
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _is_held(path: Path) -> bool:
+    """Whether somebody writes a temporary file at this moment, or that cannot be known."""
     try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
+        handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)  # NFS locks no file that is only read
+    except FileNotFoundError:
         return False
-    except PermissionError:  # another user's
+    except OSError:
         return True
-    return True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(handle)
+    return False
 
 
 def tensor_chunks(
@@ -207,15 +224,20 @@ def data_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _write(path: Path, chunks: Iterable[Any]) -> dict[str, Any]:
+def _write_new(path: Path, chunks: Iterable[Any]) -> dict[str, Any]:
+    with path.open("xb") as file:
+        return _write(file, chunks)
+
+
+def _write(file: BinaryIO, chunks: Iterable[Any]) -> dict[str, Any]:
+    """Writes chunks down to the disk, and gives their size and sha256."""
     digest, size = hashlib.sha256(), 0
-    with path.open("xb") as file:  # not what somebody else has put there, such as a link to another file
-        for chunk in chunks:
-            file.write(chunk)
-            digest.update(chunk)
-            size += len(chunk)
-        file.flush()
-        os.fsync(file.fileno())
+    for chunk in chunks:
+        file.write(chunk)
+        digest.update(chunk)
+        size += len(chunk)
+    file.flush()
+    os.fsync(file.fileno())
     return {"bytes": size, "sha256": digest.hexdigest()}
 
 

@@ -63,8 +63,8 @@ class FolderLock:
             raise RunError(f"cannot use {self.path}: {error.strerror}", "go on with --resume, or try again") from error
         if not same:
             raise RunError(
-                f"{self.path} is not the folder that this run has locked: it, or its {LOCK}, was removed or replaced",
-                "what is there now was left alone; train again with another --out",
+                f"{self.path} is not the folder that this run has locked: it, or its {LOCK}, was moved or removed",
+                "what is there now was left alone; where this run is now, --resume goes on from its last checkpoint",
             )
 
     def release(self) -> None:

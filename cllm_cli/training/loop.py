@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import cllm_cli
 from cllm_cli.config import LARGEST, stated
-from cllm_cli.errors import Interrupted, NotFiniteError, RunError
+from cllm_cli.errors import CorpusError, Interrupted, NotFiniteError, RunError
 from cllm_cli.kernels.ahead import Call
 from cllm_cli.model.decode import Decoder, Sampling, generate
 from cllm_cli.training import checkpoint
@@ -56,7 +56,6 @@ class Loop:
     def run(self) -> Iterator[Record]:
         """The run's records, from start to end. Raises Interrupted after everything was saved."""
         with contextlib.ExitStack() as stack:
-            stack.callback(self.session.folder.unlock)
             self.session.folder.check_held()
             self.metrics = Metrics(self.session.folder.metrics, self.progress.metrics_bytes)
             stack.callback(self.metrics.close)
@@ -111,6 +110,9 @@ class Loop:
             except NotFiniteError as error:
                 yield self._went_on(self.recovery.recover(error, self.progress))
                 continue
+            except CorpusError:  # nothing was computed from what is wrong
+                yield from self._save()
+                raise
             now = time.monotonic()
             done, unshown, tokens = done + 1, unshown + 1, tokens + outcome.tokens
             step = self.progress.step + 1

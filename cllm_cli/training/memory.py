@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 from cllm_cli.config import Settings
@@ -18,6 +18,7 @@ from cllm_cli.training.machine import Room, available_memory
 from cllm_cli.training.resident import resident_bytes
 from cllm_cli.training.resolve import model_config
 
+BATCH, MODEL = "batch", "model"  # what may be chosen smaller where memory is too little
 WORTHWHILE = 64 * 10**6  # bytes that computing again what is cheap must save to be done unasked
 MOST_PARTS = 4096  # that a batch is tried in, to name some that fit
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
@@ -41,12 +42,13 @@ def planned_bytes(settings: Settings, policy: str) -> dict[str, int]:
     return {"params": weights, "grads": weights, "optimizer": state, "activations": activations}
 
 
-def choose_recompute(settings: Settings, asked: bool = True) -> Settings:
+def choose_recompute(settings: Settings, asked: bool = True, flexible: Collection[str] = (BATCH, MODEL)) -> Settings:
     """Resolved settings with a policy of recomputation: the given one, else the first that fits into the memory.
 
     One that was not `asked` for, but chosen when the run was begun, is the first that is tried. The memory is --memory,
     which counts what the process has taken already, else what the machine has left. What is cheap is computed again
-    also where that saves much. Raises ConfigError where nothing fits, or the policy is none.
+    also where that saves much. Raises ConfigError where nothing fits, naming what would by changing what is `flexible`,
+    or the policy is none.
     """
     if settings.recompute:
         check_policy(settings.recompute)
@@ -63,7 +65,7 @@ def choose_recompute(settings: Settings, asked: bool = True) -> Settings:
             return replace(settings, recompute=policy)
     raise ConfigError(
         f"training needs {_mega(taken + total(policies[-1]))} of memory, {room.whose} {_mega(room.bytes)}",
-        _remedy(settings, room.bytes - taken, policies),
+        _remedy(settings, room.bytes - taken, policies, flexible),
     )
 
 
@@ -82,7 +84,7 @@ def batch_bytes(settings: Settings) -> int:
     return 9 * settings.grad_accum * (settings.batch_size or 1) * (settings.block_size or 1)
 
 
-def _remedy(settings: Settings, room: int, policies: Sequence[str]) -> str:
+def _remedy(settings: Settings, room: int, policies: Sequence[str], flexible: Collection[str]) -> str:
     """What would fit: a policy that saves more, else the same step in smaller parts, else the largest of some models.
 
     Parts are as large as fit and divide the batch, so that a step has the very windows that were asked for.
@@ -90,10 +92,13 @@ def _remedy(settings: Settings, room: int, policies: Sequence[str]) -> str:
     if policies[-1] != POLICIES[-1] and _total(settings, POLICIES[-1]) <= room:
         return f"--recompute {POLICIES[-1]} fits"
     whole = settings.batch_size or 1
-    for parts in [*(n for n in range(2, min(whole, MOST_PARTS)) if whole % n == 0), whole]:
+    divisors = [*(n for n in range(2, min(whole, MOST_PARTS)) if whole % n == 0), whole]
+    for parts in divisors if BATCH in flexible else []:
         smaller = replace(settings, batch_size=whole // parts, grad_accum=settings.grad_accum * parts)
         if _total(smaller, policies[-1]) <= room:
             return f"--batch-size {smaller.batch_size} --grad-accum {smaller.grad_accum} fits"
+    if MODEL not in flexible:
+        return "free memory, or allow more of it"
     layers, time = settings.n_layer or 1, settings.block_size or 1
     models = [(layers >> halved, time >> short) for short in range(4) for halved in range(layers.bit_length())]
     for n_layer, block_size in (model for model in models if all(model)):

@@ -25,6 +25,7 @@ from cllm_cli.errors import ConfigError, RunError
 from cllm_cli.model.arena import Arena
 from cllm_cli.model.build import Model, ModelConfig
 from cllm_cli.model.transformers_config import transformers_config
+from cllm_cli.regular import open_regular
 from cllm_cli.text.corpus import Corpus
 from cllm_cli.text.stored_corpus import check_tokens, restored
 from cllm_cli.text.tokenizers import tokenizer_from_json
@@ -39,10 +40,11 @@ from cllm_cli.training.durable import (
 from cllm_cli.training.folder_lock import LOCK, FolderLock
 from cllm_cli.training.json_files import read_json
 from cllm_cli.training.resolve import model_config
-from cllm_cli.training.tensor_files import check_model, copy_tensors, open_tensors, read_tokens
+from cllm_cli.training.tensor_files import check_only_model, copy_tensors, open_tensors, read_tokens
 
 OWN = ("config.toml", "config.json", "model.safetensors", "tokenizer.json", "metrics.jsonl", "checkpoint", "data")
 STEP = re.compile(r"step-([0-9]{8}|[1-9][0-9]{8,})")  # a checkpoint's name
+SAVED = b'"event":"checkpoint"'  # in a line of metrics.jsonl; within a text its quotation marks would be escaped
 LARGEST_FACTS = 64 << 20  # bytes of what is noted of a corpus: the names of its files, if they are many
 
 
@@ -61,12 +63,13 @@ class RunFolder:
 
         Whoever made such a run would have other files read, written over or deleted.
         """
-        inside = self.path.resolve()
-        for link in self._links():
-            if not link.resolve().is_relative_to(inside):
-                raise RunError(
-                    f"{link} is a link that leads out of the run folder", "put what it stands for in its place"
-                )
+        with _as_run_error(self.path):
+            inside = self.path.resolve()
+            for link in self._links():
+                if not link.resolve().is_relative_to(inside):
+                    raise RunError(
+                        f"{link} is a link that leads out of the run folder", "put what it stands for in its place"
+                    )
 
     def _links(self) -> Iterator[Path]:
         for item in (self.path / name for name in (*OWN, LOCK)):
@@ -89,6 +92,19 @@ class RunFolder:
                 if found and item.is_dir(follow_symlinks=False):
                     steps[int(found[1])] = self.checkpoints / item.name
         return dict(sorted(steps.items(), reverse=True))
+
+    def was_saved(self) -> bool:
+        """Whether there were checkpoints once: their folder, which every run has, is gone, or the metrics tell of one.
+
+        The last one's event may have been cut off, when the run went on from it. Raises RunError.
+        """
+        with _as_run_error(self.metrics):
+            if not self.checkpoints.is_dir():
+                return True
+            if not self.metrics.exists():
+                return False
+            with open_regular(self.metrics) as file:
+                return any(SAVED in line for line in file)
 
     def exists(self) -> bool:
         """Whether a run was started here. Many a folder has a config.toml; a run has one of these beside it."""
@@ -271,15 +287,19 @@ class RunFolder:
 
         Raises RunError, also where none were saved yet.
         """
-        if not self.model.exists():
+        try:
+            self.model.stat()
+        except (FileNotFoundError, NotADirectoryError):
             raise RunError(
                 f"{self.path} has no weights: {self.model} is missing",
                 "a run that trains saves them soon, one that ended before goes on with --resume; else restore them",
-            )
+            ) from None
+        except OSError as error:
+            raise RunError(f"cannot read {self.model}: {error.strerror}", "try again") from error
 
         def check(tensors: Any) -> None:
             if config is not None:
-                check_model(tensors, config, self.model)
+                check_only_model(tensors, config, self.model)
 
         with open_tensors(self.model, check) as tensors:
             yield tensors

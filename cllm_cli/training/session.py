@@ -34,7 +34,7 @@ from cllm_cli.text.tokenizers.char import CharTokenizer
 from cllm_cli.training import checkpoint
 from cllm_cli.training.checkpoint import FREE, Progress
 from cllm_cli.training.machine import available_cores
-from cllm_cli.training.memory import choose_recompute
+from cllm_cli.training.memory import BATCH, MODEL, choose_recompute
 from cllm_cli.training.resolve import model_config, resolve, sampler_of
 from cllm_cli.training.run_folder import RunFolder
 from cllm_cli.training.step import Stepper
@@ -101,7 +101,7 @@ def start(
     use_threads(settings.threads or available_cores())
     if source:
         _check_weights(source, model_config(settings))
-    settings = choose_recompute(settings)
+    settings = choose_recompute(settings, flexible=(BATCH,) if source else (BATCH, MODEL))
     session = _build(folder, wanted, settings, corpus)
     session.notices += _ineffective(given, settings)
     initialize(session.model.arena, settings.seed)
@@ -161,7 +161,7 @@ def resume(
     wanted, settings = settings, resolve(settings, corpus)
     checkpoint.check_fits(folder, model_config(settings))
     use_threads(settings.threads or available_cores())
-    settings = choose_recompute(settings, asked="recompute" in merge(given))
+    settings = choose_recompute(settings, asked="recompute" in merge(given), flexible=())
     with folder.locked():
         session = _build(folder, wanted, settings, corpus)
         progress, passed = restore(session)
@@ -182,13 +182,15 @@ def restore(session: Session) -> tuple[Progress | None, list[str]]:
 
     Gives where the checkpoint stands, and why newer ones were passed over, which are removed, as are all but the last.
     """
-    initialize(session.model.arena, session.settings.seed)
-    for state in session.updater.tensors().values():
-        state.fill(0)
     folder = session.folder
+    folder.check_held()
     progress, passed = checkpoint.load(folder, session.tensors(), session.settings, session.corpus.fingerprint)
     if progress is not None:
         checkpoint.tidy(folder, progress.step, session.settings.keep)
+    else:
+        initialize(session.model.arena, session.settings.seed)
+        for state in session.updater.tensors().values():
+            state.fill(0)
     return progress, passed
 
 
@@ -223,7 +225,7 @@ def rehearsal(settings: Settings, vocabulary: int, changes: Mapping[str, Any] | 
     tokenizer: Tokenizer = TOKENIZERS.load("byte").builder().finish(end_of_text=False)[0]
     text = Corpus(tokens[: 1 << 19], tokens[1 << 19 :], tokenizer, 1, "", 1 << 19, 1 << 19)
     resolved = resolve(replace(settings, vocab_size=max(vocabulary, tokenizer.vocab_size)), text)
-    resolved = choose_recompute(replace(resolved, vocab_size=vocabulary))
+    resolved = choose_recompute(replace(resolved, vocab_size=vocabulary), flexible=())
     session = _build(RunFolder(Path()), settings, resolved, text)
     initialize(session.model.arena, settings.seed)
     return session

@@ -8,6 +8,7 @@ the hash that it may state. Memory is taken for a model only when all of this fi
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 
 from cllm_cli.errors import RunError
 from cllm_cli.model.build import ModelConfig, parameter_shapes
+from cllm_cli.printable import one_line
 from cllm_cli.regular import open_regular
 from cllm_cli.text.tokenizers.base import TokenArray
 from cllm_cli.training.durable import data_hash, mapped_tensor
@@ -38,13 +40,17 @@ def open_tensors(path: Path, check: Callable[[Any], None] = lambda _: None) -> I
     hashing takes as long as they would. Raises RunError for a missing or damaged one, also while it is read.
     """
     try:
-        _check_header(path)
-        with _mapped(path) as tensors:
-            check(tensors)
-            stated = (tensors.metadata() or {}).get("sha256")
-            if stated is not None and stated != data_hash(path):
+        while True:
+            opened = path.stat()
+            _check_header(path)
+            with _mapped(path) as tensors:
+                check(tensors)
+                stated = (tensors.metadata() or {}).get("sha256")
+                if stated is None or stated == data_hash(path):
+                    yield tensors
+                    return
+            if os.path.samestat(opened, path.stat()):  # else a run that is trained has put a new one in its place
                 raise RunError(f"{path} is damaged: it is not as it was written", REMEDY)
-            yield tensors
     except (OSError, SafetensorError, ValueError, KeyError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise RunError(f"cannot read {path}: {reason}", "restore the run folder, or train again") from error
@@ -55,7 +61,9 @@ def _mapped(path: Path) -> Any:
         return safe_open(path, framework="numpy")
     except MemoryError as error:  # a file is mapped whole before its size is compared with its header's
         size = path.stat().st_size
-        raise RunError(f"cannot read {path}: its {size:,} bytes do not fit into the address space", REMEDY) from error
+        raise RunError(
+            f"cannot read {path}: its {size:,} bytes do not fit into the address space", "allow more (ulimit -v)"
+        ) from error
 
 
 def read_tokens(source: Any, name: str, path: Path) -> TokenArray:
@@ -64,6 +72,17 @@ def read_tokens(source: Any, name: str, path: Path) -> TokenArray:
     if kind not in TOKEN_TYPES:
         raise RunError(f"{path}: {name} is of type {kind}, not {' or '.join(TOKEN_TYPES)}", REMEDY)
     return mapped_tensor(path, name)
+
+
+def check_only_model(source: Any, config: ModelConfig, path: Path) -> None:
+    """Raise RunError unless an open file has all the weights of such a model, and nothing else that is to be hashed."""
+    check_model(source, config, path)
+    others = set(source.keys()) - parameter_shapes(config).keys()
+    if others and "sha256" in (source.metadata() or {}):
+        raise RunError(
+            f"{path} has tensors that such a model has not: {one_line(min(others))}",
+            "it does not belong to this run's config.toml",
+        )
 
 
 def check_model(source: Any, config: ModelConfig, path: Path) -> None:

@@ -131,6 +131,7 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_starts_from_step_0_an
     shutil.rmtree("out/checkpoint")
     Path("out/checkpoint").mkdir()
     Path("out/model.safetensors").unlink()
+    Path("out/metrics.jsonl").unlink()
     for command in ("eval", "generate"):
         cllm(command, "out").assert_error(1, "out has no weights", "one that ended before goes on with --resume")
     done = train("--resume").assert_done()

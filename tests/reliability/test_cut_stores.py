@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from cllm_cli.errors import CorpusError
-from cllm_cli.text import batches
+from cllm_cli.text import batches, stored_text
 from cllm_cli.text.batches import Sampler, Windows
 from cllm_cli.text.mapped import check_there, mapped, pieces_of
+from cllm_cli.text.pile import Row
 from cllm_cli.training import checkpoint, train
 from cllm_cli.training.run_folder import RunFolder
 
@@ -41,6 +42,16 @@ READERS = {
     "evaluation": lambda tokens: Windows(tokens, 8, 2)[0],
     "pieces": lambda tokens: list(pieces_of(tokens, 100)),
 }
+
+
+def test_what_is_written_to_while_the_last_piece_is_used_is_told(tokens):
+    """As validation tokens are, hashed first and written then."""
+    path, array = tokens
+    pieces = pieces_of(array, 2000)
+    next(pieces)
+    later(path)
+    with pytest.raises(CorpusError, match="was written to while it was read"):
+        next(pieces)
 
 
 @pytest.mark.parametrize("reader", READERS)
@@ -77,6 +88,52 @@ def test_what_is_written_to_while_a_batch_is_read_is_not_used(reader, tokens, mo
         READERS[reader](array)
 
 
+@pytest.fixture
+def documents(tmp_path):
+    """A store of twelve documents, some for validation between the others, and the whole text's tokens."""
+    from store_files import stored
+
+    texts = []
+    for number in range(12):
+        path = tmp_path / f"{number:02}.txt"
+        path.write_text(f"document {number} " * (3 + number), "utf-8")
+        texts.append(path)
+    corpus = stored(tmp_path / "text.tok", texts)
+    return tmp_path / "text.tok", corpus.tokenizer, [path.read_bytes() for path in texts]
+
+
+def test_documents_are_scored_as_they_were_read(documents, monkeypatch):
+    """Long after their group was given."""
+    path, tokenizer, texts = documents
+    monkeypatch.setattr(stored_text, "GROUP", 1)
+    groups = stored_text.documents_in(path, tokenizer)
+    (first,) = next(groups)
+    with path.open("r+b") as file:
+        file.write(b"\xff" * path.stat().st_size)
+    later(path)
+    assert tokenizer.decode(first.tokens.tolist()).encode() == texts[0]
+    with pytest.raises(CorpusError, match="was written to while it was read"):
+        next(groups)
+
+
+@pytest.mark.parametrize("held", [1, 1 << 22])
+def test_tokens_that_are_put_in_order_are_as_they_were(documents, monkeypatch, held):
+    path, tokenizer, texts = documents
+    monkeypatch.setattr(stored_text, "HELD", held)
+    whole = tokenizer.decode(stored_text.tokens_in(path, tokenizer).tolist()).encode()
+    places = [whole.index(text) for text in texts]
+    assert places == sorted(places)
+
+    class Disturbed(Row):
+        def append(self, piece):
+            super().append(piece)
+            later(path)
+
+    monkeypatch.setattr(stored_text, "Row", Disturbed)
+    with pytest.raises(CorpusError, match="was written to while it was read"):
+        stored_text.tokens_in(path, tokenizer)
+
+
 def test_what_takes_a_files_place_does_not_disturb_it(tokens):
     path, array = tokens
     path.with_name("other").write_bytes(b"\xff" * 2000)
@@ -108,7 +165,7 @@ def test_a_run_on_a_store_that_is_cut_short_goes_on_to_the_same_bits(tmp_path, s
 
     with pytest.raises(CorpusError, match="was cut short while it was read"):
         trained()
-    assert checkpoint.newest(RunFolder(run))[1].get("step", 0) == step // 3 * 3
+    assert checkpoint.newest(RunFolder(run))[1]["step"] == step
     store.write_bytes(content)
     for _ in train([store], run, resume=True, threads=1):
         pass

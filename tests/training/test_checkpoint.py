@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from tiny import edited, flip_a_byte
 
 from cllm_cli.errors import RunError
-from cllm_cli.training import checkpoint
+from cllm_cli.training import checkpoint, tensor_files
 from cllm_cli.training.checkpoint import LARGEST_MANIFEST, MOST_LOSSES
 from cllm_cli.training.durable import entries_hash
 from cllm_cli.training.resolve import model_config
@@ -207,8 +207,32 @@ def test_a_run_begins_at_nothing():
 
 def test_without_checkpoints_there_is_no_progress(folder):
     tensors, settings = tensors_of(folder), folder.read_settings()
-    shutil.rmtree(folder.checkpoints)
+    for path in folder.checkpoints.iterdir():
+        shutil.rmtree(path)
+    folder.metrics.unlink()
     assert checkpoint.load(folder, tensors, settings, "") == (None, [])
+    folder.metrics.write_bytes(b'{"event":"sample","text":"\\"event\\":\\"checkpoint\\""}\n')
+    assert checkpoint.load(folder, tensors, settings, "") == (None, [])
+
+
+@pytest.mark.parametrize("with_metrics", [True, False])
+def test_checkpoints_that_are_gone_are_not_none(folder, with_metrics):
+    """The run would begin anew, and write over its best weights."""
+    tensors, settings = tensors_of(folder), folder.read_settings()
+    shutil.rmtree(folder.checkpoints)
+    if with_metrics:
+        folder.checkpoints.mkdir()
+    else:
+        folder.metrics.unlink()
+    with pytest.raises(RunError, match=r"the checkpoints of .* are gone") as caught:
+        checkpoint.load(folder, tensors, settings, "")
+    assert "--init-from" in caught.value.hint
+
+
+def test_a_checkpoint_is_saved_where_their_folder_is_gone(folder):
+    shutil.rmtree(folder.checkpoints)
+    checkpoint.save(folder, checkpoint.Progress(step=3), {}, folder.read_settings(), "")
+    assert [path.name for path in folder.checkpoints.iterdir()] == ["step-00000003"]
 
 
 def test_steps_of_nine_digits_come_after_those_of_eight(folder):
@@ -378,3 +402,15 @@ def test_too_little_address_space_is_no_damage(folder, monkeypatch):
     monkeypatch.setattr(checkpoint, "_read_manifest", full)
     with pytest.raises(RunError, match=r"cannot read .*step-00000002: too large"):
         checkpoint.newest(folder)
+
+
+def test_nor_does_it_say_that_none_is_whole(folder, monkeypatch):
+    """Who is told to start over would remove a good run."""
+
+    def full(*_, **more):
+        raise MemoryError
+
+    monkeypatch.setattr(tensor_files, "safe_open", full)
+    with pytest.raises(RunError, match="do not fit into the address space") as caught:
+        checkpoint.check_fits(folder, model_config(folder.read_settings()))
+    assert "ulimit -v" in caught.value.hint

@@ -6,7 +6,6 @@ import errno
 import hashlib
 import json
 import os
-import subprocess
 import tracemalloc
 from pathlib import Path
 
@@ -18,6 +17,10 @@ from tiny import handles_within
 from cllm_cli.errors import RunError
 from cllm_cli.training import durable
 from cllm_cli.training.durable import mapped_tensor, remove_temporaries, tensor_chunks, write_file, write_folder
+
+
+def names_in(folder):
+    return sorted(item.name for item in folder.iterdir())
 
 
 @pytest.fixture
@@ -41,7 +44,8 @@ def journal(monkeypatch):
 
 def test_a_file_is_flushed_then_renamed_then_its_folder_flushed(tmp_path, journal):
     facts = write_file(tmp_path / "file", [b"ab", memoryview(b"cd")])
-    temporary = f"{durable.TEMPORARY}{os.getpid()}-file"
+    temporary = journal[0][1]
+    assert durable.is_temporary(temporary)
     assert journal == [("fsync", temporary), ("rename", temporary, "file"), ("fsync", tmp_path.name)]
     assert (tmp_path / "file").read_bytes() == b"abcd"
     assert facts == {"bytes": 4, "sha256": hashlib.sha256(b"abcd").hexdigest()}
@@ -49,7 +53,8 @@ def test_a_file_is_flushed_then_renamed_then_its_folder_flushed(tmp_path, journa
 
 def test_a_folder_appears_when_all_of_it_is_on_the_disk(tmp_path, journal):
     write_folder(tmp_path / "step-1", {"a": [b"1"], "b": [b"22"]}, {"step": 1})
-    temporary = f"{durable.TEMPORARY}{os.getpid()}-step-1"
+    temporary = journal[3][1]
+    assert durable.is_temporary(temporary)
     names = [entry[1] for entry in journal]
     assert names == ["a", "b", "manifest.json", temporary, temporary, tmp_path.name]
     assert journal[-2] == ("rename", temporary, "step-1")
@@ -161,7 +166,7 @@ def test_a_link_in_the_place_of_a_temporary_is_not_followed(tmp_path):
     (tmp_path / "precious").write_bytes(b"precious")
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "kept").write_bytes(b"")
-    (tmp_path / f"{durable.TEMPORARY}{os.getpid()}-file").symlink_to(tmp_path / "precious")
+    (tmp_path / f"{durable.TEMPORARY}1-file").symlink_to(tmp_path / "precious")
     write_file(tmp_path / "file", [b"new"])
     (tmp_path / f"{durable.TEMPORARY}1-folder").symlink_to(tmp_path / "folder")
     remove_temporaries(tmp_path)
@@ -173,7 +178,16 @@ def test_what_appears_in_the_place_of_a_temporary_is_not_written_to(tmp_path):
     (tmp_path / "precious").write_bytes(b"precious")
     (tmp_path / "link").symlink_to(tmp_path / "precious")
     with pytest.raises(FileExistsError):
-        durable._write(tmp_path / "link", [b"new"])
+        durable._write_new(tmp_path / "link", [b"new"])
+    assert (tmp_path / "precious").read_bytes() == b"precious"
+
+
+def test_nor_where_a_file_is_written(tmp_path, monkeypatch):
+    (tmp_path / "precious").write_bytes(b"precious")
+    (tmp_path / "link").symlink_to(tmp_path / "precious")
+    monkeypatch.setattr(durable, "_temporary", lambda path: path.with_name("link"))
+    with pytest.raises(RunError, match="File exists"):
+        write_file(tmp_path / "file", [b"new"])
     assert (tmp_path / "precious").read_bytes() == b"precious"
 
 
@@ -190,19 +204,31 @@ def test_a_tensor_is_mapped_where_it_lies(tmp_path, name):
         mapped_tensor(tmp_path / "t", "d")
 
 
-def test_what_a_save_before_has_left_is_not_saved_with_the_next(tmp_path):
-    """A process has the name of its own temporary folder again where the one before died under the same number."""
-    left = tmp_path / f"{durable.TEMPORARY}{os.getpid()}-step-1"
-    left.mkdir()
-    (left / "of another").write_bytes(b"left")
-    write_folder(tmp_path / "step-1", {"a": [b"1"]}, {})
-    assert sorted(item.name for item in (tmp_path / "step-1").iterdir()) == ["a", "manifest.json"]
-    assert not left.exists()
+def test_two_writers_of_one_file_do_not_meet(tmp_path):
+    """As in two containers, whose processes may have the same number: the last one's is there, whole."""
+
+    def chunks():
+        yield b"first, "
+        write_file(tmp_path / "file", [b"second"])
+        durable.remove_abandoned(tmp_path / "file")
+        assert (tmp_path / "file").read_bytes() == b"second"
+        yield b"whole"
+
+    write_file(tmp_path / "file", chunks())
+    assert (tmp_path / "file").read_bytes() == b"first, whole"
+    assert names_in(tmp_path) == ["file"]
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").touch()
     with pytest.raises(RunError, match=r"cannot write .*step-1"):
-        write_folder(tmp_path / "nowhere" / "step-1", {"a": [b"1"]}, {})
+        write_folder(tmp_path / "file" / "step-1", {"a": [b"1"]}, {})
+
+
+def test_the_folder_of_a_folder_is_made_again(tmp_path, journal):
+    write_folder(tmp_path / "checkpoint" / "step-1", {"a": [b"1"]}, {})
+    assert names_in(tmp_path / "checkpoint" / "step-1") == ["a", "manifest.json"]
+    assert journal[0] == ("fsync", tmp_path.name)
 
 
 def test_a_folder_that_another_process_makes_meanwhile_will_do(tmp_path, monkeypatch):
@@ -222,25 +248,52 @@ def test_temporaries_that_go_by_themselves_are_no_error(tmp_path, monkeypatch, f
 
 
 def test_what_a_killed_writer_of_a_file_has_left_goes_and_nothing_else(tmp_path):
-    dead = subprocess.Popen(["true"])
-    dead.wait()
     names = {
-        f"{durable.TEMPORARY}{dead.pid}-a[1].tok": False,
-        f"{durable.TEMPORARY}{os.getpid()}-a[1].tok": True,  # of a writer that lives
-        f"{durable.TEMPORARY}1-a[1].tok": True,  # likewise, and another user's perhaps
-        f"{durable.TEMPORARY}{dead.pid}-b-a[1].tok": True,  # of the file b-a[1].tok
-        f"{durable.TEMPORARY}{dead.pid}-a1.tok": True,
+        f"{durable.TEMPORARY}12-a[1].tok": False,
+        f"{durable.TEMPORARY}34-a[1].tok": True,  # of a writer that lives
+        f"{durable.TEMPORARY}12-b-a[1].tok": True,  # of the file b-a[1].tok
+        f"{durable.TEMPORARY}12-a1.tok": True,
         f"{durable.TEMPORARY}mine-a[1].tok": True,
         "a[1].tok": True,
     }
     for name in names:
         (tmp_path / name).write_text("mine", "utf-8")
-    durable.remove_abandoned(tmp_path / "a[1].tok")
-    assert all((tmp_path / name).exists() for name in names)  # another machine's writer may be at it
-    for name in names:
-        os.utime(tmp_path / name, (1, 1))
-    durable.remove_abandoned(tmp_path / "a[1].tok")
+    with (tmp_path / f"{durable.TEMPORARY}34-a[1].tok").open("rb") as file:
+        durable._hold(file)
+        durable.remove_abandoned(tmp_path / "a[1].tok")
     assert {name: (tmp_path / name).exists() for name in names} == names
+
+
+def test_what_is_being_written_beside_a_run_stays(tmp_path):
+    left = f"{durable.TEMPORARY}7-old.tok"
+    (tmp_path / left).touch()
+
+    def chunks():
+        remove_temporaries(tmp_path)
+        (name,) = names_in(tmp_path)
+        assert name.endswith("-new.tok")
+        yield b"whole"
+
+    write_file(tmp_path / "new.tok", chunks())
+    assert (tmp_path / "new.tok").read_bytes() == b"whole"
+
+
+@pytest.mark.parametrize("failing", ["open", "flock"])
+def test_what_may_be_held_and_cannot_be_known_stays(tmp_path, monkeypatch, failing):
+    """Another user's file, say, or one where there are no locks."""
+
+    def refuse(*_):
+        raise OSError(errno.EACCES if failing == "open" else errno.ENOLCK, "refused")
+
+    left = tmp_path / f"{durable.TEMPORARY}7-a.tok"
+    left.touch()
+    monkeypatch.setattr(*((os, "open") if failing == "open" else (durable.fcntl, "flock")), refuse)
+    durable.remove_abandoned(tmp_path / "a.tok")
+    remove_temporaries(tmp_path)
+    write_file(tmp_path / "b.tok", [b"1"]) if failing == "flock" else None
+    monkeypatch.undo()
+    assert left.exists()
+    assert handles_within(tmp_path) == []
 
 
 def test_a_folder_is_told_to_be_made_by_whom_has_made_it(tmp_path, monkeypatch):

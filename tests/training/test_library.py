@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from tiny import handles_within
 
 from cllm_cli.config import make_settings
 from cllm_cli.config_file import read_toml
@@ -60,6 +61,16 @@ def test_a_run_that_is_under_way_is_locked(run):
         next(run(resume=True))
     records.close()
     assert events(run(resume=True))[-1] == "end"
+
+
+def test_a_run_that_cannot_begin_gives_its_folder_back(run, tmp_path, monkeypatch):
+    def fail(*_):
+        raise MemoryError
+
+    monkeypatch.setattr("cllm_cli.training.loop.Validation", fail)
+    with pytest.raises(MemoryError):
+        list(run())
+    assert handles_within(tmp_path / "out") == []
 
 
 def test_two_runs_can_be_under_way_at_once(run):

@@ -14,7 +14,7 @@ from cllm_cli.errors import ConfigError
 from cllm_cli.model.recompute import POLICIES
 from cllm_cli.training import memory
 from cllm_cli.training.machine import Room
-from cllm_cli.training.memory import batch_bytes, choose_recompute, parse_size, planned_bytes
+from cllm_cli.training.memory import BATCH, batch_bytes, choose_recompute, parse_size, planned_bytes
 from cllm_cli.training.resident import peak_bytes, resident_bytes
 from cllm_cli.training.session import rehearsal
 
@@ -148,6 +148,33 @@ def test_a_batch_that_fits_has_the_windows_that_were_asked_for(settings, whole, 
     with pytest.raises(ConfigError) as caught:
         choose_recompute(limited(asked, total(smaller, "block")))
     assert caught.value.hint == f"--batch-size {hint} fits"
+
+
+def test_only_what_may_be_changed_is_named(settings):
+    """A run that goes on keeps its batch and its sizes, one from another's weights its sizes."""
+    batch = dataclasses.replace(settings, batch_size=2, grad_accum=4)
+    for flexible, room, hint in [
+        ((BATCH,), total(batch, "block"), "--batch-size 2 --grad-accum 4 fits"),
+        ((BATCH,), 1000, "free memory, or allow more of it"),
+        ((), total(batch, "block"), "free memory, or allow more of it"),
+    ]:
+        with pytest.raises(ConfigError) as caught:
+            choose_recompute(limited(settings, room), flexible=flexible)
+        assert caught.value.hint == hint
+
+
+@pytest.mark.parametrize(
+    ("more", "hint"), [({"resume": True}, "free memory"), ({"init_from": "out"}, "--batch-size 1 --grad-accum 2 fits")]
+)
+def test_a_run_is_told_what_it_may_change(run, tmp_path, monkeypatch, more, hint):
+    list(run(stop_after=2))
+    if "init_from" in more:
+        more = {"init_from": tmp_path / "out"}
+    monkeypatch.setattr(memory, "_total", lambda found, policy: 10**6 * found.batch_size)
+    monkeypatch.setattr(memory, "resident_bytes", lambda: 0)
+    with pytest.raises(ConfigError, match="training needs") as caught:
+        list(run("out" if "resume" in more else "other", memory="1.5MB", **more))
+    assert hint in caught.value.hint
 
 
 def test_where_no_batch_fits_a_model_is_named_that_does(settings):

@@ -6,12 +6,13 @@ import errno
 import io
 import os
 import shutil
+from pathlib import Path
 
 import numba
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
-from tiny import TINY, flip_a_byte
+from tiny import TINY, flip_a_byte, handles_within
 from tokenizer_files import byte_level
 
 from cllm_cli.config import Settings
@@ -56,9 +57,31 @@ def test_without_a_checkpoint_a_run_starts_again(run, tmp_path):
         for item in path.iterdir():
             item.unlink()
         path.rmdir()
+    (tmp_path / "out" / "metrics.jsonl").unlink()
     records = list(run(resume=True))
     assert any("starts again from step 0" in each for each in notices(records))
     assert losses(records) == whole
+
+
+def test_a_run_whose_checkpoints_are_gone_keeps_its_best_weights_and_its_metrics(run, tmp_path):
+    list(run())
+    folder = RunFolder(tmp_path / "out")
+    before = folder.model.read_bytes(), folder.metrics.read_bytes()
+    shutil.rmtree(folder.checkpoints)
+    with pytest.raises(RunError, match="are gone"):
+        list(run(resume=True))
+    assert (folder.model.read_bytes(), folder.metrics.read_bytes()) == before
+    assert handles_within(folder.path) == []
+
+
+def test_checkpoints_that_are_removed_meanwhile_are_made_again(run, tmp_path):
+    folder = RunFolder(tmp_path / "out")
+    for record in run(save_every=3):
+        if record.event == "checkpoint":
+            shutil.rmtree(folder.checkpoints)
+            saved = record.step
+    assert saved > 3
+    assert not folder.saved()
 
 
 def test_a_damaged_checkpoint_is_told(run, tmp_path):
@@ -213,6 +236,25 @@ def test_best_weights_that_cannot_be_read_at_the_moment_are_no_lost_ones(run, tm
     assert folder.model.read_bytes() == before
     monkeypatch.undo()
     assert notices(run(resume=True)) == []
+
+
+def test_nor_are_those_that_cannot_even_be_looked_at(run, tmp_path, monkeypatch):
+    """Path.exists() says of a stale handle that there is nothing, from Python 3.14 on."""
+    list(run(stop_after=4))
+    folder = RunFolder(tmp_path / "out")
+
+    def stale(path, **_):
+        raise OSError(errno.ESTALE, "Stale file handle", str(path))
+
+    monkeypatch.setattr(Path, "stat", stale)
+    with (
+        pytest.raises(RunError, match=r"cannot read .*model.safetensors: Stale file handle") as caught,
+        folder.open_model(),
+    ):
+        pass
+    assert not checkpoint.is_damage(caught.value)
+    with pytest.raises(RunError, match="Stale file handle"):
+        folder.check_links()
 
 
 def test_a_start_that_fails_leaves_no_run(run, tmp_path, monkeypatch):

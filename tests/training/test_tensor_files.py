@@ -12,9 +12,16 @@ import pytest
 from safetensors.numpy import save_file
 
 from cllm_cli.errors import RunError
-from cllm_cli.model.build import ModelConfig
+from cllm_cli.model.build import ModelConfig, parameter_shapes
 from cllm_cli.training import tensor_files
-from cllm_cli.training.tensor_files import check_model, check_tensors, copy_tensors, open_tensors, read_tokens
+from cllm_cli.training.tensor_files import (
+    check_model,
+    check_only_model,
+    check_tensors,
+    copy_tensors,
+    open_tensors,
+    read_tokens,
+)
 
 WEIGHTS = np.arange(6, dtype=np.float32).reshape(2, 3)
 
@@ -33,6 +40,40 @@ def fits(shapes, path):
 def opened(path):
     with open_tensors(path) as tensors:
         return tensors.get_tensor("w")
+
+
+def hashed(values):
+    return {"sha256": hashlib.sha256(values.tobytes()).hexdigest()}
+
+
+def test_weights_that_are_replaced_while_they_are_looked_at_are_read_anew(path, monkeypatch):
+    """As a run that is trained does; what is compared would be the old file's header and the new one's data."""
+    save_file({"w": WEIGHTS}, path, hashed(WEIGHTS))
+    real, new = tensor_files.data_hash, [WEIGHTS + 1, WEIGHTS + 2]
+
+    def replaced(at):
+        if new:
+            values = new.pop(0)
+            save_file({"w": values}, path.with_name("new"), hashed(values))
+            path.with_name("new").replace(path)
+        return real(at)
+
+    monkeypatch.setattr(tensor_files, "data_hash", replaced)
+    assert np.array_equal(opened(path), WEIGHTS + 2)
+
+
+def test_tensors_that_nobody_asked_for_are_refused_before_they_are_hashed(tmp_path, monkeypatch):
+    config = ModelConfig("gpt2", n_layer=1, n_head=1, n_embd=8, n_hidden=8, vocab_size=8, block_size=8)
+    weights = {name: np.zeros(shape, np.float32) for name, shape in parameter_shapes(config).items()}
+    path = tmp_path / "some.safetensors"
+    monkeypatch.setattr(tensor_files, "data_hash", lambda _: pytest.fail("hashed"))
+    check = functools.partial(check_only_model, config=config, path=path)
+    save_file({**weights, "x": WEIGHTS}, path, hashed(WEIGHTS))
+    with pytest.raises(RunError, match="has tensors that such a model has not: x"), open_tensors(path, check):
+        pass
+    save_file({**weights, "x": WEIGHTS}, path)  # by another program, and nothing is to be hashed
+    with open_tensors(path, check):
+        pass
 
 
 def test_a_tensor_is_read(path):
