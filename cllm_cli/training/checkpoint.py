@@ -118,18 +118,13 @@ def load(
 ) -> tuple[Progress | None, list[str]]:
     """Fills `tensors` from the newest whole checkpoint; gives where it stands, and why newer ones were passed over.
 
-    Only reads. No progress where none was saved yet. Raises RunError where checkpoints are there and none is whole,
-    where all are gone, or where the checkpoint is of other settings or another corpus.
+    Only reads. No progress where there is no checkpoint at all. Raises RunError where checkpoints are there and none
+    is whole, or where the checkpoint is of other settings or another corpus.
     """
     path, manifest, passed = newest(folder)
     if path is None:
         if passed:
             raise RunError(f"no checkpoint in {folder.checkpoints} is whole: {passed[0]}", "start over with --force")
-        if folder.was_saved():
-            raise RunError(
-                f"the checkpoints of {folder.path} are gone",
-                f"restore {folder.checkpoints}; --init-from {folder.path} starts a new run from its best weights",
-            )
         return None, passed
     if manifest["fingerprint"] != fingerprint:
         raise RunError(

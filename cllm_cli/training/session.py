@@ -181,12 +181,19 @@ def restore(session: Session) -> tuple[Progress | None, list[str]]:
     """Weights and optimizer of the newest whole checkpoint, or those that a run begins with where there is none.
 
     Gives where the checkpoint stands, and why newer ones were passed over, which are removed, as are all but the last.
+    Raises RunError as `checkpoint.load`, and where all that were saved are gone: from the beginning on, the run would
+    write over its best weights.
     """
     folder = session.folder
     folder.check_held()
     progress, passed = checkpoint.load(folder, session.tensors(), session.settings, session.corpus.fingerprint)
     if progress is not None:
         checkpoint.tidy(folder, progress.step, session.settings.keep)
+    elif folder.was_saved():
+        raise RunError(
+            f"the checkpoints of {folder.path} are gone",
+            f"restore {folder.checkpoints}; --init-from {folder.path} starts a new run from its best weights",
+        )
     else:
         initialize(session.model.arena, session.settings.seed)
         for state in session.updater.tensors().values():

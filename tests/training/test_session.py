@@ -22,6 +22,7 @@ from cllm_cli.text.corpus import read_corpus
 from cllm_cli.text.tokenized import corpus_chunks, how_read
 from cllm_cli.training import checkpoint, compiling, session, tensor_files, train
 from cllm_cli.training.loop import Loop
+from cllm_cli.training.records import json_line
 from cllm_cli.training.run_folder import RunFolder
 
 
@@ -63,13 +64,21 @@ def test_without_a_checkpoint_a_run_starts_again(run, tmp_path):
     assert losses(records) == whole
 
 
-def test_a_run_whose_checkpoints_are_gone_keeps_its_best_weights_and_its_metrics(run, tmp_path):
+@pytest.mark.parametrize("left", ["nothing", "the folder", "the folder, and no metrics"])
+def test_a_run_whose_checkpoints_are_gone_keeps_its_best_weights_and_its_metrics(run, tmp_path, left):
     list(run())
     folder = RunFolder(tmp_path / "out")
     before = folder.model.read_bytes(), folder.metrics.read_bytes()
     shutil.rmtree(folder.checkpoints)
-    with pytest.raises(RunError, match="are gone"):
+    if left != "nothing":
+        folder.checkpoints.mkdir()
+    if left.endswith("no metrics"):  # nor was anything saved, for all that is known
+        folder.metrics.write_text(json_line({"event": "sample", "text": '"event":"checkpoint"'}), "utf-8")
+        assert losses(run(resume=True))
+        return
+    with pytest.raises(RunError, match="are gone") as caught:
         list(run(resume=True))
+    assert "--init-from" in caught.value.hint
     assert (folder.model.read_bytes(), folder.metrics.read_bytes()) == before
     assert handles_within(folder.path) == []
 
