@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from assembly import loops
 
 from cllm_cli.kernels.jit import JIT_OFF
 from cllm_cli.kernels.simd import TILES, UNROLL
@@ -64,14 +65,6 @@ def assembly():
     done = subprocess.run([sys.executable, "-W", "error", "-c", PROGRAM], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
-
-
-def loops(text):
-    """The instructions of each block that jumps back to its own label."""
-    blocks = re.split(r"^(\.LBB\w+):.*\n", text, flags=re.MULTILINE)
-    for label, body in zip(blocks[1::2], blocks[2::2], strict=True):
-        if re.search(rf"\t(b|b\.\w+|cbn?z\t\w+,|tbn?z\t\w+, #\d+,)\s{re.escape(label)}\b", body):
-            yield [line.strip() for line in body.splitlines() if line.startswith("\t")]
 
 
 def test_nothing_is_called(assembly):

@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 import pytest
+from assembly import loops
 
 from cllm_cli.kernels.jit import JIT_OFF
 from cllm_cli.kernels.levels import LEVELS
@@ -46,14 +47,6 @@ def assembly(cpu, level):
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=variables)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
-
-
-def loops(text):
-    """The instructions of each block that jumps back to its own label."""
-    blocks = re.split(r"^(\.LBB\w+):.*\n", text, flags=re.MULTILINE)
-    for label, body in zip(blocks[1::2], blocks[2::2], strict=True):
-        if re.search(rf"\tj\w+\s+{re.escape(label)}\b", body):
-            yield [line.strip() for line in body.splitlines() if line.startswith("\t")]
 
 
 def and_slow(level, *cpus):
