@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -55,7 +55,7 @@ class Session:
     updater: Updater
     stepper: Stepper
     progress: Progress
-    notices: list[str] = field(default_factory=list)
+    notices: list[str]
 
     def tensors(self) -> dict[str, npt.NDArray[Any]]:
         """What a checkpoint holds: weights and optimizer state by name."""
@@ -149,15 +149,14 @@ def resume(
         if val and val != given.get("val"):  # its name comes from the run's own file
             check_text(val, folder.config, "--val FILE names it, wherever it is now")
             tell(f"reading what {folder.path} names as its --val text: {shown(val)}")
-        spec = stored.tokenizer if known else tokenizer.kind
-        corpus = load_corpus(sources, spec, stored.val_fraction, val, stdin, known, reading)
+        corpus = load_corpus(sources, tokenizer.kind, stored.val_fraction, val, stdin, known, reading)
         if corpus.fingerprint != facts["fingerprint"]:
             raise RunError(
                 f"the corpus is not the one that {folder.path} was trained on",
                 "give the same text, or start a new run from these weights with --init-from",
             )
         if corpus.tokenizer.digest() != tokenizer.digest():  # the run knows characters that this text does not have
-            corpus = load_corpus(sources, spec, stored.val_fraction, val, stdin, tokenizer, reading)
+            corpus = load_corpus(sources, tokenizer.kind, stored.val_fraction, val, stdin, tokenizer, reading)
     wanted, settings = settings, resolve(settings, corpus)
     checkpoint.check_fits(folder, model_config(settings))
     use_threads(settings.threads or available_cores())

@@ -40,7 +40,7 @@ def later(path):
 READERS = {
     "training": lambda tokens: Sampler(tokens, 8, 1).next_batch(*np.zeros((2, 2, 8), np.int32)),
     "evaluation": lambda tokens: Windows(tokens, 8, 2)[0],
-    "pieces": lambda tokens: list(pieces_of(tokens, 100)),
+    "pieces": lambda tokens: next(pieces_of(tokens, 100)),
 }
 
 

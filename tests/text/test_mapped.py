@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import mmap
 import os
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from cllm_cli.text.batches import HELD, Sampler, Windows
-from cllm_cli.text.mapped import REACH, let_go, mapped, pieces_of
+from cllm_cli.text.mapped import REACH, check_there, let_go, mapped, pieces_of
 
 SIZE = 16 * REACH
 
@@ -39,6 +40,16 @@ def test_an_array_is_what_the_file_has_and_cannot_be_written(file):
     assert mapped(file, np.dtype(np.uint8), 0).size == 0
     with pytest.raises(ValueError, match="smaller than requested"):
         mapped(file, np.dtype(np.uint8), SIZE + 1)
+
+
+def test_a_file_without_a_name_is_as_it_was(tmp_path):
+    """Nobody else can write to it."""
+    with tempfile.TemporaryFile(dir=tmp_path) as unnamed:
+        unnamed.write(b"tokens")
+        unnamed.flush()
+        array = mapped(unnamed, np.dtype(np.uint8), 6)
+    check_there(array)
+    assert array.tobytes() == b"tokens"
 
 
 def test_a_mapping_holds_one_handle_and_gives_it_back(file):

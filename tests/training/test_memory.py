@@ -164,16 +164,23 @@ def test_only_what_may_be_changed_is_named(settings):
 
 
 @pytest.mark.parametrize(
-    ("more", "hint"), [({"resume": True}, "free memory"), ({"init_from": "out"}, "--batch-size 1 --grad-accum 2 fits")]
+    ("allowed", "more", "hint"),
+    [
+        ("1.5MB", {}, "--batch-size 1 --grad-accum 2 fits"),
+        ("0.5MB", {}, "train a smaller model"),
+        ("1.5MB", {"init_from": "out"}, "--batch-size 1 --grad-accum 2 fits"),
+        ("0.5MB", {"init_from": "out"}, "free memory"),
+        ("1.5MB", {"resume": True}, "free memory"),
+    ],
 )
-def test_a_run_is_told_what_it_may_change(run, tmp_path, monkeypatch, more, hint):
+def test_a_run_is_told_what_it_may_change(run, tmp_path, monkeypatch, allowed, more, hint):
     list(run(stop_after=2))
     if "init_from" in more:
         more = {"init_from": tmp_path / "out"}
     monkeypatch.setattr(memory, "_total", lambda found, policy: 10**6 * found.batch_size)
     monkeypatch.setattr(memory, "resident_bytes", lambda: 0)
     with pytest.raises(ConfigError, match="training needs") as caught:
-        list(run("out" if "resume" in more else "other", memory="1.5MB", **more))
+        list(run("out" if "resume" in more else "other", memory=allowed, **more))
     assert hint in caught.value.hint
 
 

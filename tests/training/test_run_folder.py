@@ -275,6 +275,26 @@ def test_a_run_that_another_process_has_trained_meanwhile_stays(trained, tmp_pat
     assert new.saved()
 
 
+def test_a_start_that_fails_removes_no_folder_that_took_the_place_of_its_own(tmp_path):
+    new = RunFolder(tmp_path / "new")
+
+    def fail():
+        shutil.rmtree(new.path)
+        new.path.mkdir()
+        raise RunError("of a start")
+
+    with pytest.raises(RunError, match="of a start"), new.locked():
+        fail()
+    assert names(tmp_path) == ["new"]
+    assert handles_within(tmp_path) == []
+
+
+def test_weights_that_were_never_saved_are_told_as_that(folder):
+    folder.model.unlink()
+    with pytest.raises(RunError, match=r"has no weights: .*model.safetensors is missing"), folder.open_model():
+        pass
+
+
 @pytest.mark.parametrize("name", [".tmp-notes", ".tmp-", ".tmp-1", ".tmp-x-model", "tmp-1-model"])
 def test_a_file_that_no_writer_calls_so_is_somebody_elses(folder, tmp_path, name):
     (folder.path / name).write_text("mine", "utf-8")

@@ -64,6 +64,15 @@ def test_without_a_checkpoint_a_run_starts_again(run, tmp_path):
     assert losses(records) == whole
 
 
+def test_the_file_that_a_tokenizer_was_read_from_is_not_needed_again(run, tmp_path):
+    """One of characters is made of the text once more, since it cannot read another text's."""
+    list(run("first", tokenizer="char"))
+    whole = losses(run("whole", tokenizer=str(tmp_path / "first" / "tokenizer.json")))
+    first = losses(run(tokenizer=str(tmp_path / "first" / "tokenizer.json"), stop_after=3))
+    (tmp_path / "first").rename(tmp_path / "elsewhere")
+    assert first + losses(run(resume=True)) == whole
+
+
 @pytest.mark.parametrize("left", ["nothing", "the folder", "the folder, and no metrics"])
 def test_a_run_whose_checkpoints_are_gone_keeps_its_best_weights_and_its_metrics(run, tmp_path, left):
     list(run())

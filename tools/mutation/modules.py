@@ -117,7 +117,7 @@ MODULES: dict[str, list[Stage]] = {
         Stage(("tests/reliability/test_hostile_files.py",)),
     ],
     "training/session.py": [
-        Stage(("tests/training/test_session.py",)),
+        Stage(("tests/training/test_session.py", "tests/training/test_memory.py")),
         Stage(("tests/training/test_resume.py", "tests/training/test_library.py", "tests/training/test_not_finite.py")),
         Stage(
             (
