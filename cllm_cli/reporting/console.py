@@ -20,6 +20,7 @@ from rich.live import Live
 from rich.text import Text
 
 import cllm_cli
+from cllm_cli.errors import RunError
 from cllm_cli.printable import one_line, printable
 from cllm_cli.reporting.consumer import Consumer
 from cllm_cli.reporting.lines import ending, facts
@@ -120,7 +121,7 @@ class Screen(Consumer):
         if start.step:
             try:
                 self._curve = curve_from_metrics(Path(start.run) / "metrics.jsonl")
-            except OSError:
+            except RunError:
                 self._curve = Curve()  # a curve that begins here is better than no run
         lines = [Text(f"cllm {start.version or cllm_cli.__version__}", "bold")]
         for label, phrase in facts(start).items():

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cllm_cli.reporting.quantities import count, loss
+from cllm_cli.training.metrics import events_of
 from cllm_cli.training.records import Evaluation, Record, Step
 
 Point = tuple[float, float]  # step, loss in nats
@@ -63,19 +63,14 @@ def _is_number(value: Any) -> bool:
 def curve_from_metrics(path: Path) -> Curve:
     """The losses in a metrics.jsonl; lines that are torn or hold something else are passed over.
 
-    Raises OSError where the file cannot be read.
+    Raises RunError where the file cannot be read.
     """
     curve = Curve()
-    with path.open(encoding="utf-8", errors="replace") as lines:
-        for line in lines:
-            try:
-                values = json.loads(line)
-            except (ValueError, RecursionError):
-                continue
-            if isinstance(values, dict) and values.get("event") == "step":
-                _append(curve.train, values.get("step"), values.get("loss"))
-            elif isinstance(values, dict) and values.get("event") == "eval":
-                _append(curve.val, values.get("step"), values.get("val_loss"))
+    for event in events_of(path):
+        if event.get("event") == "step":
+            _append(curve.train, event.get("step"), event.get("loss"))
+        elif event.get("event") == "eval":
+            _append(curve.val, event.get("step"), event.get("val_loss"))
     return curve
 
 

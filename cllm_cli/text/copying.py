@@ -27,7 +27,7 @@ from cllm_cli.kernels.automaton import (
     automaton_follow_table,
     automaton_settle,
 )
-from cllm_cli.text.mapped import pieces_of
+from cllm_cli.text.mapped import copied, pieces_of
 from cllm_cli.text.tokenizers.base import IdArray, TokenArray, Tokenizer
 
 NGRAMS = (4, 8, 16, 32, 64)
@@ -136,11 +136,11 @@ def find_copying(text: npt.NDArray[np.integer], training: TokenArray, tokenizer:
         raise CorpusError(
             f"the text has {text.size:,} tokens, --check-copy takes {MOST_TOKENS:,}", "check a part of it at a time"
         )
-    automaton = Automaton(text, tokenizer.vocab_size, tokenizer.end_of_text)
+    automaton = Automaton(copied(text), tokenizer.vocab_size, tokenizer.end_of_text)
     for piece in pieces_of(training, CHUNK):
         automaton.follow(piece)
     length, end = automaton.settle()
-    return Copying(training[end - length : end], end - length, {n: automaton.novel(n) for n in NGRAMS})
+    return Copying(copied(training[end - length : end]), end - length, {n: automaton.novel(n) for n in NGRAMS})
 
 
 def copying_calls() -> list[Call]:

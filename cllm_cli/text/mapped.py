@@ -78,6 +78,14 @@ def check_there(array: npt.NDArray[Any]) -> None:
         )
 
 
+def copied(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """A copy of what may lie in a file, which was all there while it was made. Raises CorpusError."""
+    check_there(array)
+    copy = array.copy()
+    check_there(array)
+    return copy
+
+
 def pieces_of(array: npt.NDArray[Any], size: int) -> Iterator[npt.NDArray[Any]]:
     """An array in pieces of `size` elements, each of which is let go when the next one is asked for.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cllm_cli.text.mapped import check_there, let_go, pieces_of
+from cllm_cli.text.mapped import check_there, copied, let_go, pieces_of
 from cllm_cli.text.passages import GROUP, Passage
 from cllm_cli.text.pile import Row
 from cllm_cli.text.tokenized import opened_for
@@ -51,17 +51,15 @@ def documents_in(path: Path, tokenizer: Tokenizer) -> Iterator[list[Passage]]:
     group: list[Passage] = []
     size = 0
     for number, (first, count) in enumerate(_places(store.documents), start=1):
-        document = tokens[first : first + count].copy()  # it is scored when the next ones are read
+        document = copied(tokens[first : first + count])  # scored when others are read
         if end is not None and count and document[-1] == end:
             document = document[:-1]
         group.append(Passage(number, str(path), document))
         size += 1 + count
         if size >= GROUP:
-            check_there(tokens)
             yield group
             group, size = [], 0
             let_go(tokens)
-    check_there(tokens)
     yield group
 
 

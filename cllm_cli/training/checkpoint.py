@@ -18,6 +18,7 @@ import functools
 import hashlib
 import json
 import math
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -142,23 +143,26 @@ def load(
 
 def check_fits(folder: RunFolder, config: ModelConfig) -> None:
     """Raise RunError where weights were saved and no file has those of such a model; before memory is taken for it."""
-    files = [path / "state.safetensors" for path in folder.saved().values()] or [folder.model] * folder.model.exists()
     faults: list[RunError] = []
-    for file in files:
+    for path in folder.saved().values():
+        file = path / "state.safetensors"
         try:
             with open_tensors(file, functools.partial(check_model, config=config, path=file)):
                 return
         except RunError as error:
-            if not is_damage(error):
-                raise
             faults.append(error)
-    if faults and files[0] != folder.model:
+            if not is_damage(error):
+                break
+    if faults:
         newest(folder)  # one that may be whole is refused in its own words
+        if not is_damage(faults[-1]):
+            raise faults[-1]
         raise RunError(
             f"no checkpoint in {folder.checkpoints} is whole: {faults[0].message}", "start over with --force"
         )
-    if faults:
-        raise faults[0]
+    if os.path.lexists(folder.model):
+        with folder.open_model(config):
+            pass
 
 
 def newest(folder: RunFolder) -> tuple[Path | None, dict[str, Any], list[str]]:

@@ -15,6 +15,7 @@ import math
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -47,8 +48,7 @@ def write_file(path: Path, chunks: Iterable[Any], hint: str = "") -> dict[str, A
     """
     temporary = _temporary(path)
     try:
-        with temporary.open("xb") as file:  # not what somebody else has put there, such as a link to another file
-            _hold(file)
+        with _held(temporary) as file:
             facts = _write(file, chunks)
             temporary.replace(path)
         sync_folder(path.parent)
@@ -127,45 +127,55 @@ def remove_temporaries(folder: Path) -> None:
             continue
         if left.is_dir() and not left.is_symlink():
             shutil.rmtree(left, ignore_errors=True)
-        elif left.is_symlink() or not _is_held(left):
-            left.unlink(missing_ok=True)
+        else:
+            _remove_unless_held(left)
 
 
 def remove_abandoned(path: Path) -> None:
     """Removes what writers of this one file have left that were killed."""
     for left in path.parent.glob(f"{TEMPORARY}*-{glob.escape(path.name)}"):
         number = left.name.removeprefix(TEMPORARY).split("-")[0]
-        if is_temporary(left.name) and left.name == f"{TEMPORARY}{number}-{path.name}" and not _is_held(left):
+        if is_temporary(left.name) and left.name == f"{TEMPORARY}{number}-{path.name}":
             with contextlib.suppress(OSError):
-                left.unlink()
+                _remove_unless_held(left)
 
 
 def _temporary(path: Path) -> Path:
     """The name of `path` while it is written. Processes of two containers may have the same number, so it is random."""
-    return path.with_name(f"{TEMPORARY}{int.from_bytes(os.urandom(6), 'big')}-{path.name}")
+    return path.with_name(f"{TEMPORARY}{int.from_bytes(os.urandom(4), 'big')}-{path.name}")
 
 
-def _hold(file: BinaryIO) -> None:
-    """Locks a file until it is closed: its writer lives. The system takes the lock back when a process ends."""
-    with contextlib.suppress(OSError):  # not every file system has locks; there nothing counts as left behind
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+def _held(path: Path) -> BinaryIO:
+    """A new file at `path`, locked until it is closed, or its process ends: its writer lives. Raises OSError."""
+    while True:
+        file = path.open("xb")  # not what somebody else has put there, such as a link to another file
+        with contextlib.suppress(OSError):  # not every file system has locks; there nothing counts as left behind
+            fcntl.flock(file, fcntl.LOCK_EX)  # whoever looks whether it is held has it for a moment
+        if os.fstat(file.fileno()).st_nlink:
+            return file
+        file.close()  # removed before it was locked
 
 
-def _is_held(path: Path) -> bool:
-    """Whether somebody writes a temporary file at this moment, or that cannot be known."""
+def _remove_unless_held(path: Path) -> None:
+    """Removes a temporary file that nobody writes at this moment; where that cannot be known, it stays.
+
+    Raises OSError where it cannot be removed.
+    """
     try:
+        if not stat.S_ISREG(path.lstat().st_mode):  # no writer's: a link, say
+            path.unlink(missing_ok=True)
+            return
         handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)  # NFS locks no file that is only read
-    except FileNotFoundError:
-        return False
     except OSError:
-        return True
+        return
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return True
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return
+        path.unlink(missing_ok=True)
     finally:
         os.close(handle)
-    return False
 
 
 def tensor_chunks(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any, BinaryIO, TypeVar
 from cllm_cli.config import LARGEST, Settings, stated
 from cllm_cli.errors import ConfigError, RunError
 from cllm_cli.printable import one_line
-from cllm_cli.regular import open_regular
 from cllm_cli.text.documents import AS_IT_IS, Reading
 from cllm_cli.text.store import Store, single_store
 from cllm_cli.text.survey import survey
@@ -21,6 +19,8 @@ from cllm_cli.text.tokenizers.base import Tokenizer
 from cllm_cli.text.tokenizers.table import TableEncoder, TableTokenizer
 from cllm_cli.training import checkpoint
 from cllm_cli.training.json_files import LARGEST_TEXT, read_json
+from cllm_cli.training.metrics import events_of
+from cllm_cli.training.resolve import model_config
 from cllm_cli.training.run_folder import RunFolder
 from cllm_cli.training.tensor_files import open_tensors, read_tokens
 
@@ -29,7 +29,6 @@ T = TypeVar("T")
 SHOWN_IDS = 8
 HEAD = 1 << 10  # bytes; `to_json` begins with the kind, the library tokenizers with the tokens that were added
 MOST_NATS = 1e18  # in a loss that anyone could have had
-LONGEST_LINE = 1 << 20  # bytes of a line of metrics that anyone could have written
 NO_LOSSES = dict.fromkeys(("train_loss", "val_loss", "best_val_loss", "best_step"))
 
 
@@ -146,7 +145,7 @@ def run_facts(folder: RunFolder) -> dict[str, Any]:
     step = int(manifest.get("step", 0))
     facts = _unless_damaged(folder.read_facts, damaged)
     tokens = _unless_damaged(lambda: _kept_tokens(folder), damaged)
-    layers = _unless_damaged(lambda: _layers(folder, step), damaged)
+    layers = _unless_damaged(lambda: _layers(folder, settings, step), damaged)
     losses = _unless_damaged(lambda: _losses(folder), damaged)
     tokenizer = _unless_damaged(lambda: _kind(folder, settings), damaged)
     fits = path is not None and manifest["settings"] == checkpoint.settings_hash(settings)
@@ -198,12 +197,12 @@ def _kind(folder: RunFolder, settings: Settings) -> dict[str, Any]:
     return {"spec": settings.tokenizer, "vocab_size": tokenizer.vocab_size, "sha256": tokenizer.digest()}
 
 
-def _layers(folder: RunFolder, step: int) -> dict[str, int]:
+def _layers(folder: RunFolder, settings: Settings, step: int) -> dict[str, int]:
     """Parameters by layer: embeddings, blocks and the last norm; empty where no weights were saved yet."""
     if step == 0 and not folder.model.exists():
         return {}
     layers: dict[str, int] = {}
-    with folder.open_model() as tensors:
+    with folder.open_model(model_config(settings)) as tensors:
         for name in sorted(tensors.keys()):
             parts = name.removeprefix("transformer.").split(".")
             layer = ".".join(parts[:2] if parts[0] == "h" else parts[:1])
@@ -222,25 +221,14 @@ def _place(layer: str) -> tuple[int, int, str]:
 def _losses(folder: RunFolder) -> dict[str, Any]:
     """The best and the last loss of the run's evaluations. What is no event is passed over."""
     found: dict[str, Any] = dict(NO_LOSSES)
-    if not folder.metrics.exists():
-        return found
-    try:
-        lines = open_regular(folder.metrics)
-    except OSError as error:
-        raise RunError(f"cannot read {folder.metrics}: {error.strerror}", "restore it, or remove it") from error
-    with lines:
-        while line := lines.readline(LONGEST_LINE):
-            try:
-                event = json.loads(line)
-                loss, step = event["val_loss"], event["step"]
-                if event["event"] != "eval" or not _is_loss(loss) or type(step) is not int or not 0 <= step <= LARGEST:
-                    continue
-            except (ValueError, KeyError, TypeError, RecursionError):
-                continue
-            mean = event.get("train_loss")
-            found |= {"train_loss": mean if _is_loss(mean) else found["train_loss"], "val_loss": loss}
-            if found["best_val_loss"] is None or loss < found["best_val_loss"]:
-                found |= {"best_val_loss": loss, "best_step": step}
+    for event in events_of(folder.metrics):
+        loss, step = event.get("val_loss"), event.get("step")
+        if event.get("event") != "eval" or not _is_loss(loss) or type(step) is not int or not 0 <= step <= LARGEST:
+            continue
+        mean = event.get("train_loss")
+        found |= {"train_loss": mean if _is_loss(mean) else found["train_loss"], "val_loss": loss}
+        if found["best_val_loss"] is None or loss < found["best_val_loss"]:
+            found |= {"best_val_loss": loss, "best_step": step}
     return found
 
 

@@ -19,6 +19,7 @@ from cllm_cli.training.resident import resident_bytes
 from cllm_cli.training.resolve import model_config
 
 BATCH, MODEL = "batch", "model"  # what may be chosen smaller where memory is too little
+OTHERWISE = "free memory, or allow more of it"
 WORTHWHILE = 64 * 10**6  # bytes that computing again what is cheap must save to be done unasked
 MOST_PARTS = 4096  # that a batch is tried in, to name some that fit
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
@@ -42,13 +43,15 @@ def planned_bytes(settings: Settings, policy: str) -> dict[str, int]:
     return {"params": weights, "grads": weights, "optimizer": state, "activations": activations}
 
 
-def choose_recompute(settings: Settings, asked: bool = True, flexible: Collection[str] = (BATCH, MODEL)) -> Settings:
+def choose_recompute(
+    settings: Settings, asked: bool = True, flexible: Collection[str] = (BATCH, MODEL), otherwise: str = OTHERWISE
+) -> Settings:
     """Resolved settings with a policy of recomputation: the given one, else the first that fits into the memory.
 
     One that was not `asked` for, but chosen when the run was begun, is the first that is tried. The memory is --memory,
     which counts what the process has taken already, else what the machine has left. What is cheap is computed again
     also where that saves much. Raises ConfigError where nothing fits, naming what would by changing what is `flexible`,
-    or the policy is none.
+    else what is to be done `otherwise`; or the policy is none.
     """
     if settings.recompute:
         check_policy(settings.recompute)
@@ -65,7 +68,7 @@ def choose_recompute(settings: Settings, asked: bool = True, flexible: Collectio
             return replace(settings, recompute=policy)
     raise ConfigError(
         f"training needs {_mega(taken + total(policies[-1]))} of memory, {room.whose} {_mega(room.bytes)}",
-        _remedy(settings, room.bytes - taken, policies, flexible),
+        _remedy(settings, room.bytes - taken, policies, flexible) or otherwise,
     )
 
 
@@ -87,7 +90,8 @@ def batch_bytes(settings: Settings) -> int:
 def _remedy(settings: Settings, room: int, policies: Sequence[str], flexible: Collection[str]) -> str:
     """What would fit: a policy that saves more, else the same step in smaller parts, else the largest of some models.
 
-    Parts are as large as fit and divide the batch, so that a step has the very windows that were asked for.
+    Parts are as large as fit and divide the batch, so that a step has the very windows that were asked for. Empty
+    where nothing fits that is `flexible`.
     """
     if policies[-1] != POLICIES[-1] and _total(settings, POLICIES[-1]) <= room:
         return f"--recompute {POLICIES[-1]} fits"
@@ -98,7 +102,7 @@ def _remedy(settings: Settings, room: int, policies: Sequence[str], flexible: Co
         if _total(smaller, policies[-1]) <= room:
             return f"--batch-size {smaller.batch_size} --grad-accum {smaller.grad_accum} fits"
     if MODEL not in flexible:
-        return "free memory, or allow more of it"
+        return ""
     layers, time = settings.n_layer or 1, settings.block_size or 1
     models = [(layers >> halved, time >> short) for short in range(4) for halved in range(layers.bit_length())]
     for n_layer, block_size in (model for model in models if all(model)):

@@ -1,13 +1,39 @@
-"""metrics.jsonl: the run's events, appended; on resume cut back to where the checkpoint stands."""
+"""metrics.jsonl: the run's events, appended; on resume cut back to where the checkpoint stands; and read again."""
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from cllm_cli.errors import RunError
-from cllm_cli.regular import check_regular
+from cllm_cli.regular import check_regular, open_regular
 from cllm_cli.training.records import Record, json_line
+
+LONGEST_LINE = 1 << 20  # bytes of a line that anyone could have written
+AT_ONCE = ("start", "checkpoint")  # events that tell whether something was saved, in the file also after a kill
+
+
+def events_of(path: Path) -> Iterator[dict[str, Any]]:
+    """The events of a metrics.jsonl that anyone may have written. What is none is passed over; no file has none.
+
+    Raises RunError where it cannot be read.
+    """
+    try:
+        with open_regular(path) as lines:
+            while line := lines.readline(LONGEST_LINE):
+                try:
+                    event = json.loads(line)
+                except (ValueError, RecursionError):
+                    continue
+                if isinstance(event, dict):
+                    yield event
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise RunError(f"cannot read {path}: {error.strerror}", "restore it, or remove it") from error
 
 
 class Metrics:
@@ -31,6 +57,8 @@ class Metrics:
         line = (json_line(record.as_dict()) + "\n").encode()
         try:
             self._file.write(line)
+            if record.event in AT_ONCE:
+                self._file.flush()
         except OSError as error:
             raise self._failed(error) from error
         self.length += len(line)

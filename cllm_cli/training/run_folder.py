@@ -25,7 +25,6 @@ from cllm_cli.errors import ConfigError, RunError
 from cllm_cli.model.arena import Arena
 from cllm_cli.model.build import Model, ModelConfig
 from cllm_cli.model.transformers_config import transformers_config
-from cllm_cli.regular import open_regular
 from cllm_cli.text.corpus import Corpus
 from cllm_cli.text.stored_corpus import check_tokens, restored
 from cllm_cli.text.tokenizers import tokenizer_from_json
@@ -39,12 +38,12 @@ from cllm_cli.training.durable import (
 )
 from cllm_cli.training.folder_lock import LOCK, FolderLock
 from cllm_cli.training.json_files import read_json
+from cllm_cli.training.metrics import events_of
 from cllm_cli.training.resolve import model_config
 from cllm_cli.training.tensor_files import check_only_model, copy_tensors, open_tensors, read_tokens
 
 OWN = ("config.toml", "config.json", "model.safetensors", "tokenizer.json", "metrics.jsonl", "checkpoint", "data")
 STEP = re.compile(r"step-([0-9]{8}|[1-9][0-9]{8,})")  # a checkpoint's name
-SAVED = b'"event":"checkpoint"'  # in a line of metrics.jsonl; within a text its quotation marks would be escaped
 LARGEST_FACTS = 64 << 20  # bytes of what is noted of a corpus: the names of its files, if they are many
 
 
@@ -94,17 +93,15 @@ class RunFolder:
         return dict(sorted(steps.items(), reverse=True))
 
     def was_saved(self) -> bool:
-        """Whether there were checkpoints once: their folder, which every run has, is gone, or the metrics tell of one.
+        """Whether there were checkpoints once. The metrics tell of one, or that the run went on from one; or their
+        folder is gone, which every run has, and the weights are there that are saved before the first one.
 
-        The last one's event may have been cut off, when the run went on from it. Raises RunError.
+        Raises RunError.
         """
-        with _as_run_error(self.metrics):
-            if not self.checkpoints.is_dir():
+        for event in events_of(self.metrics):
+            if event.get("event") == "checkpoint" or (event.get("event") == "start" and event.get("step")):
                 return True
-            if not self.metrics.exists():
-                return False
-            with open_regular(self.metrics) as file:
-                return any(SAVED in line for line in file)
+        return not self.checkpoints.is_dir() and self.model.exists()
 
     def exists(self) -> bool:
         """Whether a run was started here. Many a folder has a config.toml; a run has one of these beside it."""

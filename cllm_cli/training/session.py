@@ -43,6 +43,9 @@ from cllm_cli.training.training_text import check_text, origin_of
 UPDATER_SETTINGS = ("beta1", "beta2", "eps", "momentum", "nesterov", "weight_decay", "lr", "lr_embed")
 
 
+SMALLER = "see --batch-size and --block-size"
+
+
 @dataclass
 class Session:
     """A run that is ready to train. `wanted` are the settings as they were given, `progress` says from where."""
@@ -111,7 +114,7 @@ def start(
         folder.check_new(force)  # another process may have trained there meanwhile
         folder.clear()
         try:
-            folder.create(settings, session.model, corpus, origin_of(sources, corpus))
+            folder.create(settings, session.model, corpus, origin_of(sources, corpus, init_from))
             if source:  # whoever resumes from step 0 must find these weights
                 checkpoint.save(folder, session.progress, session.tensors(), settings, corpus.fingerprint)
         except BaseException:
@@ -181,7 +184,7 @@ def restore(session: Session) -> tuple[Progress | None, list[str]]:
 
     Gives where the checkpoint stands, and why newer ones were passed over, which are removed, as are all but the last.
     Raises RunError as `checkpoint.load`, and where all that were saved are gone: from the beginning on, the run would
-    write over its best weights.
+    write over its best weights. What began with another run's weights has no other beginning.
     """
     folder = session.folder
     folder.check_held()
@@ -192,6 +195,11 @@ def restore(session: Session) -> tuple[Progress | None, list[str]]:
         raise RunError(
             f"the checkpoints of {folder.path} are gone",
             f"restore {folder.checkpoints}; --init-from {folder.path} starts a new run from its best weights",
+        )
+    elif folder.read_facts().get("init_from"):
+        raise RunError(
+            f"{folder.path} has no checkpoint, and was to begin with another run's weights",
+            "start it again with --init-from",
         )
     else:
         initialize(session.model.arena, session.settings.seed)
@@ -231,7 +239,7 @@ def rehearsal(settings: Settings, vocabulary: int, changes: Mapping[str, Any] | 
     tokenizer: Tokenizer = TOKENIZERS.load("byte").builder().finish(end_of_text=False)[0]
     text = Corpus(tokens[: 1 << 19], tokens[1 << 19 :], tokenizer, 1, "", 1 << 19, 1 << 19)
     resolved = resolve(replace(settings, vocab_size=max(vocabulary, tokenizer.vocab_size)), text)
-    resolved = choose_recompute(replace(resolved, vocab_size=vocabulary), flexible=())
+    resolved = choose_recompute(replace(resolved, vocab_size=vocabulary), flexible=(), otherwise=SMALLER)
     session = _build(RunFolder(Path()), settings, resolved, text)
     initialize(session.model.arena, settings.seed)
     return session

@@ -26,9 +26,10 @@ REMEDY = "--corpus PATH names the text that it was trained on, wherever it is no
 TOLD = 5  # paths in a note
 
 
-def origin_of(sources: Sequence[str | Path], corpus: Corpus) -> dict[str, Any]:
-    """What a run notes about where its text came from, beside the facts of the corpus."""
-    return {"sources": [_lasting(source) for source in sources], "text_fingerprint": corpus.text_fingerprint}
+def origin_of(sources: Sequence[str | Path], corpus: Corpus, init_from: Path | None = None) -> dict[str, Any]:
+    """What a run notes about where its text, and its first weights, came from, beside the facts of the corpus."""
+    text = {"sources": [_lasting(source) for source in sources], "text_fingerprint": corpus.text_fingerprint}
+    return {**text, "init_from": _lasting(init_from)} if init_from else text
 
 
 def training_text(

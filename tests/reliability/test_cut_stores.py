@@ -12,8 +12,10 @@ import pytest
 from cllm_cli.errors import CorpusError
 from cllm_cli.text import batches, stored_text
 from cllm_cli.text.batches import Sampler, Windows
+from cllm_cli.text.copying import find_copying
 from cllm_cli.text.mapped import check_there, mapped, pieces_of
 from cllm_cli.text.pile import Row
+from cllm_cli.text.tokenizers import builder_of
 from cllm_cli.training import checkpoint, train
 from cllm_cli.training.run_folder import RunFolder
 
@@ -102,18 +104,38 @@ def documents(tmp_path):
     return tmp_path / "text.tok", corpus.tokenizer, [path.read_bytes() for path in texts]
 
 
-def test_documents_are_scored_as_they_were_read(documents, monkeypatch):
+@pytest.mark.parametrize("change", ["was cut short", "was written to"])
+def test_documents_are_scored_as_they_were_read(documents, monkeypatch, change):
     """Long after their group was given."""
     path, tokenizer, texts = documents
     monkeypatch.setattr(stored_text, "GROUP", 1)
     groups = stored_text.documents_in(path, tokenizer)
     (first,) = next(groups)
-    with path.open("r+b") as file:
-        file.write(b"\xff" * path.stat().st_size)
-    later(path)
+    if change == "was cut short":
+        os.truncate(path, path.stat().st_size - 1)
+    else:
+        with path.open("r+b") as file:
+            file.write(b"\xff" * path.stat().st_size)
+        later(path)
     assert tokenizer.decode(first.tokens.tolist()).encode() == texts[0]
-    with pytest.raises(CorpusError, match="was written to while it was read"):
+    with pytest.raises(CorpusError, match=f"{change} while it was read"):
         next(groups)
+
+
+@pytest.mark.parametrize("part", ["text", "training"])
+@pytest.mark.parametrize("change", ["was cut short", "was written to"])
+def test_what_copying_compares_is_as_it_was(tokens, part, change):
+    """Both texts may be mapped, and it is minutes before they are used, while kernels are compiled."""
+    path, array = tokens
+    other, byte = np.zeros(100, np.uint8), builder_of("byte").finish(end_of_text=False)[0]
+    given = (array, other) if part == "text" else (other, array)
+    assert find_copying(*given, byte).overlap.size == 100
+    if change == "was cut short":
+        os.truncate(path, 1999)
+    else:
+        later(path)
+    with pytest.raises(CorpusError, match=f"{change} while it was read"):
+        find_copying(*given, byte)
 
 
 @pytest.mark.parametrize("held", [1, 1 << 22])

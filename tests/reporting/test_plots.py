@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from cllm_cli.errors import RunError
 from cllm_cli.reporting.plots import MOST_POINTS, Curve, curve_from_metrics, draw
 from cllm_cli.training.records import Evaluation, Sample, Step
 
@@ -119,6 +120,10 @@ def test_steps_that_a_resumed_run_repeats_count_once(tmp_path):
     assert curve_from_metrics(path).train == [(1, 4.0), (2, 3.5), (3, 2.5)]
 
 
-def test_a_missing_file_is_an_oserror(tmp_path):
-    with pytest.raises(OSError, match="No such file"):
-        curve_from_metrics(tmp_path / "metrics.jsonl")
+def test_a_missing_file_has_no_losses(tmp_path):
+    assert curve_from_metrics(tmp_path / "metrics.jsonl") == Curve()
+
+
+def test_what_is_no_file_cannot_be_read(tmp_path):
+    with pytest.raises(RunError, match="it is no regular file"):
+        curve_from_metrics(tmp_path)

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from tiny import edited, flip_a_byte
 
 from cllm_cli.errors import RunError
-from cllm_cli.training import checkpoint, tensor_files
+from cllm_cli.training import checkpoint, durable, tensor_files
 from cllm_cli.training.checkpoint import LARGEST_MANIFEST, MOST_LOSSES
 from cllm_cli.training.durable import entries_hash
 from cllm_cli.training.resolve import model_config
@@ -384,6 +384,22 @@ def test_too_little_address_space_is_no_damage(folder, monkeypatch):
     monkeypatch.setattr(checkpoint, "_read_manifest", full)
     with pytest.raises(RunError, match=r"cannot read .*step-00000002: too large"):
         checkpoint.newest(folder)
+
+
+def test_what_can_be_done_about_one_that_cannot_be_read_is_told_before_memory_is_taken(folder, monkeypatch):
+    opening = tensor_files.open_regular
+    state = newest(folder) / "state.safetensors"
+
+    def denied(path):
+        if path == state:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return opening(path)
+
+    monkeypatch.setattr(tensor_files, "open_regular", denied)
+    monkeypatch.setattr(durable, "open_regular", denied)
+    with pytest.raises(RunError, match=r"cannot read .*step-00000002: Permission denied") as caught:
+        checkpoint.check_fits(folder, model_config(folder.read_settings()))
+    assert caught.value.hint == f"try again, or {checkpoint.MOVE_AWAY}"
 
 
 def test_nor_does_it_say_that_none_is_whole(folder, monkeypatch):

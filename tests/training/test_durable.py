@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -258,8 +259,8 @@ def test_what_a_killed_writer_of_a_file_has_left_goes_and_nothing_else(tmp_path)
     }
     for name in names:
         (tmp_path / name).write_text("mine", "utf-8")
-    with (tmp_path / f"{durable.TEMPORARY}34-a[1].tok").open("rb") as file:
-        durable._hold(file)
+    (tmp_path / f"{durable.TEMPORARY}34-a[1].tok").unlink()
+    with durable._held(tmp_path / f"{durable.TEMPORARY}34-a[1].tok"):
         durable.remove_abandoned(tmp_path / "a[1].tok")
     assert {name: (tmp_path / name).exists() for name in names} == names
 
@@ -276,6 +277,29 @@ def test_what_is_being_written_beside_a_run_stays(tmp_path):
 
     write_file(tmp_path / "new.tok", chunks())
     assert (tmp_path / "new.tok").read_bytes() == b"whole"
+
+
+def test_a_file_that_is_taken_for_left_behind_before_it_is_locked_is_made_again(tmp_path, monkeypatch):
+    locking, taken = fcntl.flock, [True, False]
+
+    def meanwhile(file, kind):
+        if kind == fcntl.LOCK_EX and taken.pop(0):
+            durable.remove_abandoned(tmp_path / "a.tok")
+            assert names_in(tmp_path) == []
+        locking(file, kind)
+
+    monkeypatch.setattr(durable.fcntl, "flock", meanwhile)
+    write_file(tmp_path / "a.tok", [b"whole"])
+    assert taken == []
+    assert (tmp_path / "a.tok").read_bytes() == b"whole"
+    assert handles_within(tmp_path) == []
+
+
+def test_what_is_no_file_is_not_opened(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / f"{durable.TEMPORARY}7-a.tok")
+    monkeypatch.setattr(os, "open", lambda *_: pytest.fail("opened"))
+    remove_temporaries(tmp_path)
+    assert names_in(tmp_path) == []
 
 
 @pytest.mark.parametrize("failing", ["open", "flock"])

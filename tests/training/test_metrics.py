@@ -6,12 +6,13 @@ import json
 import math
 import os
 import signal
+import tracemalloc
 
 import pytest
 
 from cllm_cli.errors import RunError
-from cllm_cli.training.metrics import Metrics
-from cllm_cli.training.records import Notice, Pulse, Sample, json_line
+from cllm_cli.training.metrics import LONGEST_LINE, Metrics, events_of
+from cllm_cli.training.records import Checkpointed, Notice, Pulse, Sample, json_line
 from cllm_cli.training.signals import WATCHED, StopSignals
 
 
@@ -29,6 +30,36 @@ def test_events_are_appended_and_cut_back_to_where_a_checkpoint_stands(tmp_path)
     again.write(Notice("three"))
     again.close()
     assert [json.loads(line)["message"] for line in path.read_text("utf-8").splitlines()] == ["one", "three"]
+
+
+def test_what_tells_of_a_checkpoint_is_in_the_file_at_once(tmp_path):
+    """Whoever is killed after a save, and loses the checkpoint, is told so; other events may wait."""
+    metrics = Metrics(tmp_path / "metrics.jsonl", 0)
+    metrics.write(Notice("one"))
+    assert list(events_of(metrics.path)) == []
+    metrics.write(Checkpointed(7, "step-7"))
+    assert [event["event"] for event in events_of(metrics.path)] == ["notice", "checkpoint"]
+    metrics.close()
+
+
+def test_events_of_a_file_that_anyone_has_written(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"event":"a"}\n[1]\n\xff\n{"event":"b"}\n{"event":\n' + b"[" * 100_000)
+    assert list(events_of(path)) == [{"event": "a"}, {"event": "b"}]
+    assert list(events_of(tmp_path / "none")) == []
+    with pytest.raises(RunError, match="cannot read"):
+        list(events_of(tmp_path))
+
+
+def test_a_line_of_many_megabytes_takes_the_memory_of_one(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    with path.open("wb") as file:
+        file.truncate(16 * LONGEST_LINE)
+    tracemalloc.start()
+    assert list(events_of(path)) == []
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 * LONGEST_LINE
 
 
 def test_what_was_there_counts(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import shutil
 from collections import deque
 from dataclasses import replace
 
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from cllm_cli.errors import ConfigError, NotFiniteError, TrainingError
+from cllm_cli.errors import ConfigError, NotFiniteError, RunError, TrainingError
 from cllm_cli.training import checkpoint, recovery, session
 from cllm_cli.training.evaluate import Evaluator, Score
 from cllm_cli.training.recovery import MOST_ROLLBACKS, MOST_SKIPPED, SPIKE, WINDOW, Recovery, deviation
@@ -125,6 +126,22 @@ def test_a_good_step_in_between_begins_the_count_anew(run, failing):
     found, error = collected(run(**LONG | {"steps": 3 * MOST_SKIPPED}, on_nan="skip"))
     assert error is None
     assert [step for event, step in found if event == "skip"] == [*range(2, 3 * MOST_SKIPPED + 1, 2)]
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_where_its_checkpoints_are_gone_a_run_does_not_go_back_to_the_start(run, failing, tmp_path, resumed):
+    failing(12)
+    if resumed:
+        list(run(**LONG, stop_after=4))
+
+    def losing():
+        for record in run(resume=True, on_nan="rollback") if resumed else run(**LONG, on_nan="rollback"):
+            if record.event == ("start" if resumed else "checkpoint"):
+                for path in (tmp_path / "out" / "checkpoint").iterdir():
+                    shutil.rmtree(path)
+
+    with pytest.raises(RunError, match=r"the checkpoints of .* are gone"):
+        losing()
 
 
 def test_a_checkpoint_after_a_step_that_was_left_out_is_past_its_batch(run, failing, tmp_path):

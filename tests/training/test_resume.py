@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from cllm_cli.errors import ConfigError
+from cllm_cli.errors import ConfigError, RunError
 from cllm_cli.optim import OPTIMIZERS
 from cllm_cli.optim.schedule import SCHEDULES
+from cllm_cli.training.run_folder import RunFolder
 
 VARIED = {"dropout": 0.2, "grad_accum": 2, "steps": 80, "eval_every": 7, "save_every": 11, "nesterov": True}
 
@@ -72,6 +75,19 @@ def test_weights_of_another_run_are_taken_and_its_run_is_left_alone(run, tmp_pat
     for name, values in best.items():
         np.testing.assert_allclose(taken[name], values, rtol=0, atol=1e-8, err_msg=name)
     assert differing(state(tmp_path / "first"), before) == []
+
+
+def test_a_run_that_was_to_begin_with_anothers_weights_begins_with_no_others(run, tmp_path):
+    """Killed before they were saved, or with that checkpoint gone, it would train from random ones all along."""
+    list(run("first"))
+    next(run("second", init_from=tmp_path / "first"))
+    second = RunFolder(tmp_path / "second")
+    for path in second.checkpoints.iterdir():
+        shutil.rmtree(path)
+    with pytest.raises(RunError, match="was to begin with another run's weights") as caught:
+        list(run("second", resume=True))
+    assert caught.value.hint == "start it again with --init-from"
+    list(run("second", init_from=tmp_path / "first"))
 
 
 @pytest.mark.parametrize("how", ["tokenizer", "init_from"])

@@ -73,6 +73,14 @@ def test_the_file_that_a_tokenizer_was_read_from_is_not_needed_again(run, tmp_pa
     assert first + losses(run(resume=True)) == whole
 
 
+def test_a_run_that_never_saved_and_lost_an_empty_folder_starts_again(run, tmp_path):
+    """As when it was copied by what leaves empty folders out."""
+    next(run())
+    folder = RunFolder(tmp_path / "out")
+    shutil.rmtree(folder.checkpoints)
+    assert len(losses(run(resume=True))) == 6
+
+
 @pytest.mark.parametrize("left", ["nothing", "the folder", "the folder, and no metrics"])
 def test_a_run_whose_checkpoints_are_gone_keeps_its_best_weights_and_its_metrics(run, tmp_path, left):
     list(run())
