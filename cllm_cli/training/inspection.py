@@ -173,7 +173,7 @@ def _unless_damaged(read: Callable[[], T], damaged: list[str]) -> T | None:
     """What `read` gives; where its file is damaged that is noted, so that the rest of the run can be shown."""
     try:
         return read()
-    except RunError as error:
+    except (ConfigError, RunError) as error:  # sizes that no model can have
         damaged.append(error.message)
         return None
 

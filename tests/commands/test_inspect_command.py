@@ -228,3 +228,10 @@ def test_a_folder_of_a_sentencepiece_model_is_a_tokenizer_and_a_model_among_text
     Path("t5/story.txt").write_text("once upon a time", "utf-8")
     (row,) = cllm("inspect", "t5", "--json").assert_done().events
     assert (row["event"], row["skipped"]) == ("text", {"binary": 1})
+
+
+def test_a_run_of_sizes_that_no_model_has_is_shown_too(cllm, run):
+    config = run / "config.toml"
+    config.write_text(config.read_text("utf-8").split("\n", 1)[1].replace("n_head = 2", "n_head = 3"), "utf-8")
+    found = cllm("inspect", run, "--json")
+    assert (found.code, found.events[0]["damaged"]) == (3, ["width 16 is not divisible by 3 heads"])
