@@ -15,6 +15,7 @@ from cllm_cli.errors import ConfigError
 from cllm_cli.presets import PRESETS, preset
 
 VOCABULARY = 256  # of a preset without a run: that of bytes
+SMALLER = "see --batch-size and --block-size"  # where there is not enough memory
 
 
 def profile(
@@ -83,7 +84,7 @@ def profile(
     rows, ends, roof = [], [], None
     for batch, block in itertools.product(batches, blocks):
         given = {"batch_size": batch, "block_size": block, "recompute": recompute}
-        ready = rehearsal(settings, vocab_size or settings.vocab_size or VOCABULARY, given)
+        ready = rehearsal(settings, vocab_size or settings.vocab_size or VOCABULARY, given, SMALLER)
         prepare([*ready.stepper.calls(), *([] if roof else roof_calls())], quiet or json)
         roof = roof or measure_roof()
         StepProfile(ready.stepper, 2)  # touches the memory

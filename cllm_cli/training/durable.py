@@ -16,6 +16,7 @@ import os
 import re
 import shutil
 import stat
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -29,6 +30,7 @@ from cllm_cli.text.mapped import mapped, pieces_of
 
 TEMPORARY = ".tmp-"
 OURS = re.compile(rf"{re.escape(TEMPORARY)}[0-9]+-.+", re.DOTALL)  # with a number that no other writer has
+TRIES, PAUSE = 20, 0.005  # seconds between them
 PIECE = 1 << 22  # bytes of a tensor that are written and hashed at a time
 
 SAFETENSORS_TYPES = {
@@ -149,11 +151,27 @@ def _held(path: Path) -> BinaryIO:
     """A new file at `path`, locked until it is closed, or its process ends: its writer lives. Raises OSError."""
     while True:
         file = path.open("xb")  # not what somebody else has put there, such as a link to another file
-        with contextlib.suppress(OSError):  # not every file system has locks; there nothing counts as left behind
-            fcntl.flock(file, fcntl.LOCK_EX)  # whoever looks whether it is held has it for a moment
-        if os.fstat(file.fileno()).st_nlink:
-            return file
+        _lock(file)
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), path.lstat()):
+                return file
         file.close()  # removed before it was locked
+
+
+def _lock(file: BinaryIO) -> None:
+    """Locks a file of one's own, if that can be done: not every file system has locks.
+
+    Whoever looks whether it is held has the lock for a moment. Who keeps it does no harm: its writer does not wait.
+    """
+    for _ in range(TRIES):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(PAUSE)
+        except OSError:
+            return
+        else:
+            return
 
 
 def _remove_unless_held(path: Path) -> None:

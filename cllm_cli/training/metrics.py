@@ -33,7 +33,7 @@ def events_of(path: Path) -> Iterator[dict[str, Any]]:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise RunError(f"cannot read {path}: {error.strerror}", "restore it, or remove it") from error
+        raise RunError(f"cannot read {path}: {error.strerror}", "restore it, or try again") from error
 
 
 class Metrics:

@@ -34,16 +34,13 @@ from cllm_cli.text.tokenizers.char import CharTokenizer
 from cllm_cli.training import checkpoint
 from cllm_cli.training.checkpoint import FREE, Progress
 from cllm_cli.training.machine import available_cores
-from cllm_cli.training.memory import BATCH, MODEL, choose_recompute
+from cllm_cli.training.memory import BATCH, MODEL, OTHERWISE, choose_recompute
 from cllm_cli.training.resolve import model_config, resolve, sampler_of
 from cllm_cli.training.run_folder import RunFolder
 from cllm_cli.training.step import Stepper
 from cllm_cli.training.training_text import check_text, origin_of
 
 UPDATER_SETTINGS = ("beta1", "beta2", "eps", "momentum", "nesterov", "weight_decay", "lr", "lr_embed")
-
-
-SMALLER = "see --batch-size and --block-size"
 
 
 @dataclass
@@ -199,7 +196,7 @@ def restore(session: Session) -> tuple[Progress | None, list[str]]:
     elif folder.read_facts().get("init_from"):
         raise RunError(
             f"{folder.path} has no checkpoint, and was to begin with another run's weights",
-            "start it again with --init-from",
+            "start it again with --init-from and --force",
         )
     else:
         initialize(session.model.arena, session.settings.seed)
@@ -232,14 +229,20 @@ def _look_at_best(session: Session) -> None:
     session.progress = replace(progress, best_step=None, best_val_loss=None)
 
 
-def rehearsal(settings: Settings, vocabulary: int, changes: Mapping[str, Any] | None = None) -> Session:
-    """A session on random tokens that writes nothing: for timing a model of these settings, resolved or not."""
+def rehearsal(
+    settings: Settings, vocabulary: int, changes: Mapping[str, Any] | None = None, otherwise: str = OTHERWISE
+) -> Session:
+    """A session on random tokens that writes nothing: for timing a model of these settings, resolved or not.
+
+    `otherwise` is what is to be done where there is not enough memory.
+    """
     settings = make_settings(_by_steps(stated(settings)), changes or {})
     tokens = np.random.default_rng(settings.seed).integers(0, vocabulary, 1 << 20, token_dtype(vocabulary))
     tokenizer: Tokenizer = TOKENIZERS.load("byte").builder().finish(end_of_text=False)[0]
     text = Corpus(tokens[: 1 << 19], tokens[1 << 19 :], tokenizer, 1, "", 1 << 19, 1 << 19)
     resolved = resolve(replace(settings, vocab_size=max(vocabulary, tokenizer.vocab_size)), text)
-    resolved = choose_recompute(replace(resolved, vocab_size=vocabulary), flexible=(), otherwise=SMALLER)
+    asked = bool((changes or {}).get("recompute"))
+    resolved = choose_recompute(replace(resolved, vocab_size=vocabulary), asked, flexible=(), otherwise=otherwise)
     session = _build(RunFolder(Path()), settings, resolved, text)
     initialize(session.model.arena, settings.seed)
     return session

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cllm_cli.errors import CorpusError
 from cllm_cli.text.batches import HELD, Sampler, Windows
-from cllm_cli.text.mapped import REACH, check_there, let_go, mapped, pieces_of
+from cllm_cli.text.mapped import REACH, check_there, copied, let_go, mapped, pieces_of
 
 SIZE = 16 * REACH
 
@@ -40,6 +41,26 @@ def test_an_array_is_what_the_file_has_and_cannot_be_written(file):
     assert mapped(file, np.dtype(np.uint8), 0).size == 0
     with pytest.raises(ValueError, match="smaller than requested"):
         mapped(file, np.dtype(np.uint8), SIZE + 1)
+
+
+class Watched(np.ndarray):
+    """An array that tells when it is copied."""
+
+    def copy(self, *order):
+        self.told()
+        return np.asarray(self).copy()
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_a_copy_is_of_what_was_there_all_the_time(file, when):
+    array = mapped(file, np.dtype(np.uint8), 1000).view(Watched)
+    done = []
+    array.told = lambda: done.append(os.utime(file.name, ns=(0, 0)) if when == "meanwhile" else None)
+    if when == "before":
+        os.utime(file.name, ns=(0, 0))
+    with pytest.raises(CorpusError, match="was written to"):
+        copied(array)
+    assert len(done) == (when == "meanwhile")
 
 
 def test_a_file_without_a_name_is_as_it_was(tmp_path):

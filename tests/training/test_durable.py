@@ -283,7 +283,7 @@ def test_a_file_that_is_taken_for_left_behind_before_it_is_locked_is_made_again(
     locking, taken = fcntl.flock, [True, False]
 
     def meanwhile(file, kind):
-        if kind == fcntl.LOCK_EX and taken.pop(0):
+        if not isinstance(file, int) and taken.pop(0):
             durable.remove_abandoned(tmp_path / "a.tok")
             assert names_in(tmp_path) == []
         locking(file, kind)
@@ -293,6 +293,50 @@ def test_a_file_that_is_taken_for_left_behind_before_it_is_locked_is_made_again(
     assert taken == []
     assert (tmp_path / "a.tok").read_bytes() == b"whole"
     assert handles_within(tmp_path) == []
+
+
+def test_a_lock_that_somebody_keeps_holds_nobody_up(tmp_path, monkeypatch):
+    """Any user who can read the folder can lock a file in it, and a signal does not end a wait for a lock."""
+    opened, keeping = Path.open, []
+
+    def kept(path, mode="r", *more, **options):
+        file = opened(path, mode, *more, **options)
+        if mode == "xb":
+            keeping.append(opened(path, "rb"))
+            fcntl.flock(keeping[-1], fcntl.LOCK_SH)
+        return file
+
+    monkeypatch.setattr(Path, "open", kept)
+    monkeypatch.setattr(durable, "PAUSE", 0.0)
+    write_file(tmp_path / "a.tok", [b"whole"])
+    assert (tmp_path / "a.tok").read_bytes() == b"whole"
+    (file,) = keeping
+    file.close()
+
+
+def test_where_a_file_has_no_links_by_what_the_system_says_it_is_written_all_the_same(tmp_path, monkeypatch):
+    """As on file systems of programs (FUSE) that count none."""
+    monkeypatch.setattr(
+        os, "fstat", lambda handle, real=os.fstat: os.stat_result((*real(handle)[:3], 0, *real(handle)[4:]))
+    )
+    write_file(tmp_path / "a.tok", [b"whole"])
+    assert (tmp_path / "a.tok").read_bytes() == b"whole"
+
+
+@pytest.mark.parametrize("kind", ["file", "fifo"])
+def test_what_another_removes_meanwhile_is_removed(tmp_path, monkeypatch, kind):
+    left = tmp_path / f"{durable.TEMPORARY}7-a.tok"
+    if kind == "file":
+        left.touch()
+        monkeypatch.setattr(durable.fcntl, "flock", lambda *_: left.unlink())
+    else:
+        os.mkfifo(left)
+        looked = left.lstat()
+        left.unlink()
+        monkeypatch.setattr(Path, "glob", lambda *_: [left])
+        monkeypatch.setattr(Path, "lstat", lambda _: looked)
+    remove_temporaries(tmp_path)
+    assert not os.path.lexists(left)
 
 
 def test_what_is_no_file_is_not_opened(tmp_path, monkeypatch):

@@ -184,6 +184,18 @@ def test_a_run_is_told_what_it_may_change(run, tmp_path, monkeypatch, allowed, m
     assert hint in caught.value.hint
 
 
+@pytest.mark.parametrize(
+    ("given", "told"), [({}, "free memory"), ({"otherwise": "see --batch-size"}, "see --batch-size")]
+)
+def test_a_rehearsal_is_told_what_its_command_has(monkeypatch, given, told):
+    """A policy that the settings have is no flag of it."""
+    settings = make_settings({"n_layer": 1, "n_head": 1, "n_embd": 8, "recompute": "none", "memory": "1MB"})
+    monkeypatch.setattr(memory, "_total", lambda found, policy: 10**7)
+    with pytest.raises(ConfigError) as caught:
+        rehearsal(settings, 300, **given)
+    assert told in caught.value.hint
+
+
 def test_where_no_batch_fits_a_model_is_named_that_does(settings):
     smallest = dataclasses.replace(settings, batch_size=1, grad_accum=1, recompute="block")
     halved = dataclasses.replace(smallest, n_layer=smallest.n_layer // 2)

@@ -86,7 +86,7 @@ def test_a_run_that_was_to_begin_with_anothers_weights_begins_with_no_others(run
         shutil.rmtree(path)
     with pytest.raises(RunError, match="was to begin with another run's weights") as caught:
         list(run("second", resume=True))
-    assert caught.value.hint == "start it again with --init-from"
+    assert caught.value.hint == "start it again with --init-from and --force"
     list(run("second", init_from=tmp_path / "first"))
 
 
