@@ -181,7 +181,7 @@ def _remove_unless_held(path: Path) -> None:
     """
     try:
         if not stat.S_ISREG(path.lstat().st_mode):  # no writer's: a link, say
-            path.unlink(missing_ok=True)
+            path.unlink()
             return
         handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)  # NFS locks no file that is only read
     except OSError:

@@ -323,6 +323,28 @@ def test_where_a_file_has_no_links_by_what_the_system_says_it_is_written_all_the
     assert (tmp_path / "a.tok").read_bytes() == b"whole"
 
 
+def test_a_lock_that_somebody_has_for_a_moment_is_waited_for(tmp_path, monkeypatch):
+    """Who tries once would write without one, and lose what it has written to the next who looks."""
+    opened, keeping = Path.open, []
+
+    def kept(path, mode="r", *more, **options):
+        file = opened(path, mode, *more, **options)
+        if mode == "xb":
+            keeping.append(opened(path, "rb"))
+            fcntl.flock(keeping[-1], fcntl.LOCK_EX)
+        return file
+
+    def chunks():
+        durable.remove_abandoned(tmp_path / "a.tok")
+        yield b"whole"
+
+    monkeypatch.setattr(Path, "open", kept)
+    monkeypatch.setattr(durable.time, "sleep", lambda _: keeping.pop().close())
+    write_file(tmp_path / "a.tok", chunks())
+    assert (tmp_path / "a.tok").read_bytes() == b"whole"
+    assert keeping == []
+
+
 @pytest.mark.parametrize("kind", ["file", "fifo"])
 def test_what_another_removes_meanwhile_is_removed(tmp_path, monkeypatch, kind):
     left = tmp_path / f"{durable.TEMPORARY}7-a.tok"
