@@ -295,18 +295,24 @@ def test_a_file_that_is_taken_for_left_behind_before_it_is_locked_is_made_again(
     assert handles_within(tmp_path) == []
 
 
-def test_a_lock_that_somebody_keeps_holds_nobody_up(tmp_path, monkeypatch):
-    """Any user who can read the folder can lock a file in it, and a signal does not end a wait for a lock."""
-    opened, keeping = Path.open, []
+@pytest.fixture
+def keeping(monkeypatch):
+    """Handles of somebody else, who locks each new file before its writer does."""
+    opened, found = Path.open, []
 
     def kept(path, mode="r", *more, **options):
         file = opened(path, mode, *more, **options)
         if mode == "xb":
-            keeping.append(opened(path, "rb"))
-            fcntl.flock(keeping[-1], fcntl.LOCK_SH)
+            found.append(opened(path, "rb"))
+            fcntl.flock(found[-1], fcntl.LOCK_SH)
         return file
 
     monkeypatch.setattr(Path, "open", kept)
+    return found
+
+
+def test_a_lock_that_somebody_keeps_holds_nobody_up(tmp_path, monkeypatch, keeping):
+    """Any user who can read the folder can lock a file in it, and a signal does not end a wait for a lock."""
     monkeypatch.setattr(durable, "PAUSE", 0.0)
     write_file(tmp_path / "a.tok", [b"whole"])
     assert (tmp_path / "a.tok").read_bytes() == b"whole"
@@ -323,22 +329,13 @@ def test_where_a_file_has_no_links_by_what_the_system_says_it_is_written_all_the
     assert (tmp_path / "a.tok").read_bytes() == b"whole"
 
 
-def test_a_lock_that_somebody_has_for_a_moment_is_waited_for(tmp_path, monkeypatch):
+def test_a_lock_that_somebody_has_for_a_moment_is_waited_for(tmp_path, monkeypatch, keeping):
     """Who tries once would write without one, and lose what it has written to the next who looks."""
-    opened, keeping = Path.open, []
-
-    def kept(path, mode="r", *more, **options):
-        file = opened(path, mode, *more, **options)
-        if mode == "xb":
-            keeping.append(opened(path, "rb"))
-            fcntl.flock(keeping[-1], fcntl.LOCK_EX)
-        return file
 
     def chunks():
         durable.remove_abandoned(tmp_path / "a.tok")
         yield b"whole"
 
-    monkeypatch.setattr(Path, "open", kept)
     monkeypatch.setattr(durable.time, "sleep", lambda _: keeping.pop().close())
     write_file(tmp_path / "a.tok", chunks())
     assert (tmp_path / "a.tok").read_bytes() == b"whole"
